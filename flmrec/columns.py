@@ -1,0 +1,73 @@
+"""Every column name and every table schema, once. Ids are strings outside, `*_idx` integers inside."""
+
+
+class C:
+    """Column names; no other module spells one out."""
+
+    USER, ITEM, ID, SCORE, RANK = "user_id", "item_id", "id", "score", "rank"
+    USER_IDX, ITEM_IDX, IDX = "user_idx", "item_idx", "idx"
+    EVENT_TS, EVENT_ORDER, EVENT, VALUE = "event_ts", "event_order", "event", "value"
+    TEXT, CONTENT_HASH = "text", "content_hash"
+    SPLIT, PROTOCOL = "split", "protocol"
+    INPUT_IDS, N_TOKENS, LENGTH = "input_ids", "n_tokens", "length"
+    VECTOR, MODEL_VERSION, RUN_ID, RUN_DATE = "vector", "model_version", "run_id", "run_date"
+    SOURCE, REASON, RAW = "source", "reason", "raw"
+    STAGE, TABLE, DELTA_VERSION, SECONDS = "stage", "table", "delta_version", "seconds"
+    ROWS_IN, ROWS_OUT, ROWS_QUARANTINED = "rows_in", "rows_out", "rows_quarantined"
+    ROWS_DUPLICATE, ROWS_DROPPED, ROWS_READ = "rows_duplicate", "rows_dropped", "rows_read"
+    EPOCH, STEPS, LOSS = "epoch", "steps", "loss"
+    MODEL, SLICE, METRIC, K, N_USERS = "model", "slice", "metric", "k", "n_users"
+
+
+class Tables:
+    """Names of the tables below `lake.root`; `holdout(name)` is the same table of the fit that evaluation uses."""
+
+    INTERACTIONS, ITEMS, USERS = "interactions", "items", "users"
+    QUARANTINE, LEDGER, TRAINING, METRICS, MODELS = "quarantine", "ledger", "training", "metrics", "model_versions"
+    ITEM_INDEX, USER_INDEX = "item_index", "user_index"
+    ITEM_TOKENS, USER_TOKENS, SEQUENCES = "item_tokens", "user_tokens", "sequences"
+    ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
+    ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
+    RECOMMENDATIONS = "recommendations"
+
+
+HOLDOUT, FULL = "holdout", "full"
+FITS = (HOLDOUT, FULL)
+
+
+def table_of(name: str, fit: str) -> str:
+    """Name of `name` for one fit: the full fit's tables are the published ones, the holdout fit's carry a prefix."""
+    return name if fit == FULL else f"{HOLDOUT}_{name}"
+
+
+# Schemas, in Spark's DDL
+INTERACTIONS = (
+    f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.EVENT_ORDER} BIGINT, {C.EVENT} STRING, {C.VALUE} DOUBLE"
+)
+QUARANTINE = f"{C.SOURCE} STRING, {C.REASON} STRING, {C.RAW} STRING, {C.RUN_ID} STRING"
+LEDGER = (
+    f"{C.RUN_ID} STRING, {C.STAGE} STRING, `{C.TABLE}` STRING, {C.ROWS_IN} BIGINT, {C.ROWS_OUT} BIGINT, "
+    f"{C.ROWS_QUARANTINED} BIGINT, {C.ROWS_DUPLICATE} BIGINT, {C.ROWS_DROPPED} BIGINT, {C.DELTA_VERSION} BIGINT, "
+    f"{C.SECONDS} DOUBLE"
+)
+TRAINING = (
+    f"{C.RUN_ID} STRING, {C.MODEL_VERSION} STRING, {C.EPOCH} INT, {C.RANK} INT, {C.ROWS_READ} BIGINT, {C.STEPS} BIGINT, "
+    f"{C.LOSS} DOUBLE, {C.SECONDS} DOUBLE"
+)
+MODELS = (
+    f"fit STRING, {C.MODEL_VERSION} STRING, {C.RUN_ID} STRING, path STRING, epochs INT, created_at TIMESTAMP"
+)
+ITEM_INDEX = f"{C.ITEM} STRING, {C.ITEM_IDX} INT"
+USER_INDEX = f"{C.USER} STRING, {C.USER_IDX} INT"
+TOKENS = (
+    f"{C.IDX} INT, {C.ID} STRING, {C.CONTENT_HASH} STRING, {C.N_TOKENS} INT, {C.LENGTH} INT, {C.INPUT_IDS} ARRAY<INT>"
+)
+SEQUENCES = f"{C.USER_IDX} INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>"
+VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
+RECOMMENDATIONS = (
+    f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING"
+)
+METRICS = (
+    f"{C.RUN_ID} STRING, {C.MODEL} STRING, {C.PROTOCOL} STRING, {C.SLICE} STRING, {C.METRIC} STRING, {C.K} INT, "
+    f"{C.VALUE} DOUBLE, {C.N_USERS} BIGINT"
+)

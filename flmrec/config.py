@@ -1,0 +1,248 @@
+"""The whole configuration: one frozen dataclass per section, checked before Spark starts.
+
+`load("conf/x.yaml", ["scoring.k=20"])` reads a file, applies `section.key=value` overrides (value in YAML), and
+refuses unknown keys, missing ones and wrong types, all at once, in one message. Only the sources and `lake.root`
+have no default; a default of None means "chosen by the data's size or by the machine", as its comment says.
+"""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from flmrec.errors import UsageError
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+Format = Literal["csv", "tsv", "json", "parquet", "delta"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class InteractionColumns:
+    """Our name: the source's name."""
+
+    user_id: str
+    item_id: str
+    event_ts: str
+    order: str | None = None  # breaks ties of time
+    event: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class InteractionSource:
+    columns: InteractionColumns
+    path: str | None = None  # file, folder or glob, relative to the checkout
+    table: str | None = None  # catalog table, instead of path
+    format: Format | None = None  # None: from the file's suffix
+    options: dict[str, str | bool | int] = field(default_factory=dict)  # Spark reader options
+    ts_format: str = "epoch_s"  # epoch_s | epoch_ms | a Spark datetime pattern
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Categorical:
+    """An attribute; `sep` splits a multi-valued one."""
+
+    column: str
+    sep: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EntitySource:
+    """Items or users: an id, text in the order given, attributes."""
+
+    columns: dict[str, str]
+    path: str | None = None
+    table: str | None = None
+    format: Format | None = None
+    options: dict[str, str | bool | int] = field(default_factory=dict)
+    text: list[str] = field(default_factory=list)
+    numeric: list[str] = field(default_factory=list)
+    categorical: list[str | Categorical] = field(default_factory=list)
+
+    def categoricals(self) -> list[Categorical]:
+        return [c if isinstance(c, Categorical) else Categorical(column=c) for c in self.categorical]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SourceConfig:
+    interactions: InteractionSource
+    items: EntitySource
+    users: EntitySource | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LakeConfig:
+    root: str  # a folder (relative to the checkout), or catalog.schema
+    models: str | None = None  # folder of the model versions; None: <root>/models
+
+    @property
+    def in_catalog(self) -> bool:
+        return re.fullmatch(r"\w+\.\w+", self.root) is not None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    id: str = ""  # "": the moment of the start, UTC
+    date: dt.date | None = None  # partition of `recommendations`; None: today, UTC
+    seed: int = 42
+    debug: bool = False  # show the whole stack of an error
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SparkConfig:
+    """Used only when the job itself starts Spark; spark-submit and Databricks bring their own."""
+
+    master: str = "local[*]"
+    driver_memory: str = "4g"
+    conf: dict[str, str | bool | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TextConfig:
+    max_tokens: int = 64  # longer texts are cut, tokens
+    sequence_length: int = 200  # events in one window of a user's history
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    encoder: str = "all-MiniLM-L6-v2"  # folder or hub name; the default comes with the set-up
+    tuning: Literal["full", "lora", "frozen"] = "full"
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    dim: int | None = None  # factors of the FLM head; None: by the data's size
+    version: str | None = None  # model to encode and score with; None: the newest
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainingConfig:
+    launcher: Literal["horovod", "torch_distributor", "inline"] = "horovod"
+    reader: Literal["petastorm", "arrow"] = "petastorm"
+    num_proc: int = 2  # ranks
+    threads_per_rank: int | None = None  # None: the cores of the machine over its ranks
+    epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FactorizationConfig:
+    dim: int | None = None  # latent factors; None: by the data's size
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ScoringConfig:
+    k: int = 10  # recommendations a user
+    exclude_seen: bool = True
+    candidates: str | None = None  # table of allowed item_id; None: every item
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluationConfig:
+    protocol: Literal["leave_one_out", "temporal", "random", "item_cold"] = "leave_one_out"
+    k: list[int] = field(default_factory=lambda: [5, 10, 20])
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Config:
+    source: SourceConfig
+    lake: LakeConfig
+    run: RunConfig = field(default_factory=RunConfig)
+    spark: SparkConfig = field(default_factory=SparkConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Configuration from a YAML file and `section.key=value` overrides. Raises UsageError naming every fault."""
+    tree = _read(Path(path))
+    for override in overrides:
+        _apply(tree, override)
+    now = dt.datetime.now(dt.UTC)
+    run = tree.setdefault("run", {})
+    if isinstance(run, dict):
+        run["id"] = run.get("id") or now.strftime("%Y%m%dT%H%M%SZ")
+        run["date"] = run.get("date") or now.date()
+    return parse(tree, where=str(path))
+
+
+def parse(tree: dict[str, Any], where: str = "configuration") -> Config:
+    """A checked Config from nested dictionaries. Raises UsageError naming every fault."""
+    try:
+        config = TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        faults = "; ".join(_describe(e) for e in error.errors(include_url=False))
+        raise UsageError(f"{where}: {faults}. Correct the file or the override and run again.") from None
+    _check(config, where)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML, as it is stored beside a model. `parse(yaml)` gives it back."""
+    return yaml.safe_dump(json.loads(json.dumps(asdict(config), default=str)), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"There is no configuration file {path}: give an existing YAML file with --config.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} must hold sections such as source: and lake:, got {type(tree).__name__}.")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise UsageError(f"'{override}' is no override: write section.key=value, for example scoring.k=20.")
+    node = tree
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise UsageError(f"'{override}': {key} holds a value, not keys, in the configuration file.")
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"'{override}': the value is not readable YAML; put it in quotes.") from None
+
+
+def _describe(error: Any) -> str:
+    names = [str(part) for part in error["loc"] if not (isinstance(part, str) and part[:1].isupper())]
+    key = ".".join(names)
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            return f"unknown key {key}"
+        case "missing":
+            return f"{key} is missing"
+        case _:
+            return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+
+
+def _check(config: Config, where: str) -> None:
+    """What a type cannot say."""
+    faults = []
+    for name in ("interactions", "items", "users"):
+        source = getattr(config.source, name)
+        if source is not None and (source.path is None) == (source.table is None):
+            faults.append(f"source.{name} needs either path or table")
+    for name, source, key in (("items", config.source.items, "item_id"), ("users", config.source.users, "user_id")):
+        if source is not None and key not in source.columns:
+            faults.append(f"source.{name}.columns needs {key}")
+    if config.lake.in_catalog and config.lake.models is None:
+        faults.append(f"lake.root {config.lake.root} is a catalog schema, so lake.models must name a folder")
+    for key, value in (("scoring.k", config.scoring.k), ("training.num_proc", config.training.num_proc)):
+        if value < 1:
+            faults.append(f"{key} must be at least 1, got {value}")
+    if faults:
+        raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")

@@ -1,0 +1,152 @@
+"""Delta: read at a pinned version, idempotent writes, a snapshot's live files, the ledger.
+
+A `Lake` pins each table at the version it had when it was first read, so a stage sees one consistent state of its
+inputs however long it runs and whoever writes meanwhile. A stage makes its own `Lake`.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from flmrec import columns
+from flmrec.columns import Tables
+from flmrec.config import LakeConfig
+from flmrec.errors import FlmrecError, UsageError
+
+_CONFLICT_RETRIES = 5
+
+
+@dataclass
+class Lake:
+    """The tables below `config.root`. Not thread-safe; one per stage."""
+
+    spark: SparkSession
+    config: LakeConfig
+    pinned: dict[str, int] = field(default_factory=dict)  # table name: Delta version that is read
+
+    def name(self, table: str) -> str:
+        """What Spark SQL calls the table: root.table in a catalog, delta.`folder/table` on disk."""
+        return f"{self.config.root}.{table}" if self.config.in_catalog else f"delta.`{self._folder(table)}`"
+
+    def models_folder(self) -> Path:
+        return Path(self.config.models or Path(self.config.root) / "models").absolute()
+
+    def exists(self, table: str) -> bool:
+        if self.config.in_catalog:
+            return self.spark.catalog.tableExists(self.name(table))
+        return DeltaTable.isDeltaTable(self.spark, self._folder(table))
+
+    def handle(self, table: str) -> DeltaTable:
+        """For MERGE, OPTIMIZE and VACUUM."""
+        if self.config.in_catalog:
+            return DeltaTable.forName(self.spark, self.name(table))
+        return DeltaTable.forPath(self.spark, self._folder(table))
+
+    def latest_version(self, table: str) -> int:
+        """Newest Delta version. Raises UsageError where the table is not there."""
+        if not self.exists(table):
+            raise UsageError(
+                f"There is no table {table} in {self.config.root}: run the stage that writes it first "
+                "(jobs/refresh.py runs all of them in order)."
+            )
+        return int(self.handle(table).history(1).select("version").first()[0])
+
+    def version(self, table: str) -> int:
+        """The version this Lake reads the table at, pinned by the first call."""
+        if table not in self.pinned:
+            self.pinned[table] = self.latest_version(table)
+        return self.pinned[table]
+
+    def read(self, table: str) -> DataFrame:
+        version = self.version(table)
+        if self.config.in_catalog:
+            return self.spark.sql(f"SELECT * FROM {self.name(table)} VERSION AS OF {version}")
+        return self.spark.read.format("delta").option("versionAsOf", version).load(self._folder(table))
+
+    def live_files(self, table: str) -> list[str]:
+        """The Parquet files of the pinned snapshot, as plain paths or URLs without %-escapes, sorted."""
+        return sorted(re.sub("^file:/+", "/", unquote(path)) for path in self.read(table).inputFiles())
+
+    def write(
+        self,
+        table: str,
+        rows: DataFrame,
+        *,
+        mode: str = "overwrite",
+        replace_where: str | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> int:
+        """One atomic commit. `replace_where` replaces just the rows it selects. Returns the new Delta version.
+
+        A commit that loses against a concurrent one is tried again; the table is created where it is missing.
+        """
+        writer = rows.write.format("delta").mode(mode)
+        if partition_by:
+            writer = writer.partitionBy(*partition_by)
+        if replace_where and self.exists(table):
+            writer = writer.option("replaceWhere", replace_where)
+        elif mode == "overwrite":
+            writer = writer.option("overwriteSchema", "true")
+        for attempt in range(_CONFLICT_RETRIES):
+            try:
+                if self.config.in_catalog:
+                    writer.saveAsTable(self.name(table))
+                else:
+                    writer.save(self._folder(table))
+                return self.latest_version(table)
+            except PySparkException as error:
+                if "CONCURRENT" not in str(error).upper() or attempt == _CONFLICT_RETRIES - 1:
+                    raise
+                time.sleep(2**attempt / 4)
+        raise AssertionError("unreachable")
+
+    def _folder(self, table: str) -> str:
+        root = self.config.root
+        return f"{root}/{table}" if "://" in root else str((Path(root) / table).absolute())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
+    """What one stage did to one table. rows_in = rows_out + quarantined + duplicate + dropped, or the run fails."""
+
+    table: str
+    rows_in: int
+    rows_out: int
+    rows_quarantined: int = 0
+    rows_duplicate: int = 0
+    rows_dropped: int = 0
+    delta_version: int
+
+    def check(self) -> None:
+        accounted = self.rows_out + self.rows_quarantined + self.rows_duplicate + self.rows_dropped
+        if self.rows_in != accounted:
+            raise FlmrecError(
+                f"The ledger of {self.table} does not close: {self.rows_in} rows were read, {accounted} are accounted "
+                f"for ({self}). The tables of earlier runs stand; please report this."
+            )
+
+
+def record(lake: Lake, run_id: str, stage: str, rows: Sequence[LedgerRow], seconds: float) -> None:
+    """Writes the ledger rows of a stage (its seconds on each row); the same run and stage again replaces them."""
+    data = [
+        (run_id, stage, r.table, r.rows_in, r.rows_out, r.rows_quarantined, r.rows_duplicate, r.rows_dropped,
+         r.delta_version, seconds)
+        for r in rows
+    ]  # fmt: skip
+    frame = lake.spark.createDataFrame(data, columns.LEDGER).coalesce(1)
+    tables = ", ".join(f"'{r.table}'" for r in rows)
+    where = f"run_id = '{run_id}' AND stage = '{stage}' AND `table` IN ({tables})"
+    lake.write(Tables.LEDGER, frame, replace_where=where)
+
+
+def replace_run(lake: Lake, table: str, rows: DataFrame, run_id: str) -> int:
+    """Appends rows that carry `run_id`, replacing those of the same run."""
+    return lake.write(table, rows.where(F.col("run_id") == run_id), replace_where=f"run_id = '{run_id}'")

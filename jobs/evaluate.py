@@ -1,0 +1,12 @@
+"""spark-submit jobs/evaluate.py --config conf/<file>.yaml [section.key=value ...]"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(sys.path[0])  # the checkout instead of jobs/, whose tokenize.py would hide Python's own
+
+from flmrec.stages import evaluate
+from jobs.common import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("evaluate", evaluate.run))

@@ -1,0 +1,50 @@
+"""One Spark session for the whole run, with Delta; each test gets a lake of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from flmrec import config
+from flmrec.config import Config, LakeConfig
+from flmrec.lake import Lake
+from jobs.common import open_session
+
+
+MINIMAL = {
+    "source": {
+        "interactions": {"path": "log.csv", "columns": {"user_id": "user", "item_id": "item", "event_ts": "ts"}},
+        "items": {"path": "items.csv", "columns": {"item_id": "item"}, "text": ["title"]},
+    },
+    "lake": {"root": "lake"},
+    "run": {"id": "test-run", "date": "2024-05-01"},
+    "spark": {
+        "master": "local[2]",
+        "driver_memory": "1g",
+        "conf": {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"},
+    },
+}
+
+
+def make_config(**sections: dict) -> Config:
+    """The smallest configuration, with sections merged over it."""
+    tree = {name: dict(values) for name, values in MINIMAL.items()}
+    for name, values in sections.items():
+        tree[name] = tree.get(name, {}) | values
+    return config.parse(tree)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    warehouse = str(tmp_path_factory.mktemp("warehouse"))
+    cfg = make_config()
+    settings = dict(cfg.spark.conf) | {"spark.sql.warehouse.dir": warehouse}
+    session = open_session(make_config(spark=MINIMAL["spark"] | {"conf": settings}), "flmrec-tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+    return Lake(spark, LakeConfig(root=str(tmp_path / "lake")))
