@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from flmrec import lake as lake_module
+from flmrec.config import LakeConfig
+from flmrec.errors import FlmrecError, UsageError
+from flmrec.lake import Lake, LedgerRow
+
+
+def test_a_stage_reads_the_version_it_read_first(spark: SparkSession, lake: Lake) -> None:
+    lake.write("numbers", spark.range(3))
+    assert lake.read("numbers").count() == 3
+    Lake(spark, lake.config).write("numbers", spark.range(5))
+    assert lake.read("numbers").count() == 3
+    assert Lake(spark, lake.config).read("numbers").count() == 5
+
+
+def test_live_files_are_those_of_the_pinned_snapshot(spark: SparkSession, tmp_path: Path) -> None:
+    lake = Lake(spark, LakeConfig(root=str(tmp_path / "a lake")))
+    lake.write("numbers", spark.range(3).coalesce(1))
+    lake.write("numbers", spark.range(4, 9).coalesce(1))
+    (file,) = lake.live_files("numbers")
+    assert Path(file).exists() and "a lake" in file
+    assert len(list((tmp_path / "a lake" / "numbers").glob("*.parquet"))) == 2
+
+
+def test_replace_where_leaves_the_other_rows(spark: SparkSession, lake: Lake) -> None:
+    for run, values in (("a", [1, 2]), ("b", [3]), ("a", [7])):
+        rows = spark.createDataFrame([(run, value) for value in values], "run_id STRING, value INT")
+        lake.write("log", rows, replace_where=f"run_id = '{run}'")
+    found = Lake(spark, lake.config).read("log").collect()
+    assert sorted(map(tuple, found)) == [("a", 7), ("b", 3)]
+
+
+def test_a_table_that_is_not_there_is_named(lake: Lake) -> None:
+    with pytest.raises(UsageError, match="no table nothing .* run the stage that writes it"):
+        lake.read("nothing")
+
+
+def test_tables_have_no_deletion_vectors(spark: SparkSession, lake: Lake) -> None:
+    lake.write("numbers", spark.range(3))
+    features = lake.handle("numbers").detail().select("tableFeatures").first()[0]
+    assert "deletionVectors" not in features
+
+
+def test_the_ledger_keeps_one_row_a_run_stage_and_table(lake: Lake) -> None:
+    row = LedgerRow(table="items", rows_in=5, rows_out=3, rows_duplicate=2, delta_version=0)
+    for seconds in (1.0, 2.0):
+        lake_module.record(lake, "run-1", "ingest", [row], seconds)
+    lake_module.record(lake, "run-2", "ingest", [row], 3.0)
+    found = lake.read("ledger").orderBy("run_id").collect()
+    assert [(r.run_id, r.rows_in, r.rows_duplicate, r.seconds) for r in found] == [
+        ("run-1", 5, 2, 2.0),
+        ("run-2", 5, 2, 3.0),
+    ]
+
+
+def test_a_ledger_that_does_not_close_fails() -> None:
+    with pytest.raises(FlmrecError, match="does not close"):
+        LedgerRow(table="items", rows_in=5, rows_out=3, delta_version=0).check()
