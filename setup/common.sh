@@ -1,6 +1,6 @@
 # Sourced by the scripts beside it: two ways to speak, and where things are kept.
 
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/flmrec"  # shared by all checkouts of one user
+cache=${XDG_CACHE_HOME:-~/.cache}/flmrec  # shared by all checkouts of one user
 python=.venv/bin/python
 
 say() { printf 'setup: %s\n' "$*"; }
