@@ -9,7 +9,9 @@ class C:
     EVENT_TS, EVENT_ORDER, EVENT, VALUE = "event_ts", "event_order", "event", "value"
     TEXT, CONTENT_HASH = "text", "content_hash"
     SPLIT, PROTOCOL = "split", "protocol"
-    INPUT_IDS, N_TOKENS, LENGTH = "input_ids", "n_tokens", "length"
+    INPUT_IDS, N_TOKENS, LENGTH, TOKENIZER = "input_ids", "n_tokens", "length", "tokenizer"
+    WINDOW, WEIGHT = "window", "weight"
+    BATCH, STAMP, CONTENT, ROWS, SETTINGS = "batch", "stamp", "content", "rows", "settings"
     VECTOR, MODEL_VERSION, RUN_ID, RUN_DATE = "vector", "model_version", "run_id", "run_date"
     SOURCE, REASON, RAW = "source", "reason", "raw"
     STAGE, TABLE, DELTA_VERSION, SECONDS = "stage", "table", "delta_version", "seconds"
@@ -24,6 +26,7 @@ class Tables:
 
     INTERACTIONS, ITEMS, USERS = "interactions", "items", "users"
     QUARANTINE, LEDGER, TRAINING, METRICS, MODELS = "quarantine", "ledger", "training", "metrics", "model_versions"
+    PROCESSED = "processed"
     ITEM_INDEX, USER_INDEX = "item_index", "user_index"
     ITEM_TOKENS, USER_TOKENS, SEQUENCES = "item_tokens", "user_tokens", "sequences"
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
@@ -59,10 +62,24 @@ MODELS = (
 )
 ITEM_INDEX = f"{C.ITEM} STRING, {C.ITEM_IDX} INT"
 USER_INDEX = f"{C.USER} STRING, {C.USER_IDX} INT"
-TOKENS = (
-    f"{C.IDX} INT, {C.ID} STRING, {C.CONTENT_HASH} STRING, {C.N_TOKENS} INT, {C.LENGTH} INT, {C.INPUT_IDS} ARRAY<INT>"
+# What a stage has worked off, so that the same input is not taken twice: a file or a Delta version each (ingest), or
+# the inputs of a table (tokenize). stamp: size and time, or versions; content: hash of the rows, whatever their order.
+PROCESSED = (
+    f"{C.STAGE} STRING, {C.SOURCE} STRING, {C.BATCH} STRING, {C.STAMP} STRING, {C.CONTENT} STRING, `{C.ROWS}` BIGINT, "
+    f"{C.SETTINGS} STRING, {C.RUN_ID} STRING"
 )
-SEQUENCES = f"{C.USER_IDX} INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>"
+# One row an item or user. No text: n_tokens and length 0, input_ids empty. Else input_ids has `length` entries, the
+# first n_tokens real, the rest the tokenizer's padding. tokenizer: fingerprint of what made the row.
+TOKENS = (
+    f"{C.IDX} INT, {C.ID} STRING, {C.CONTENT_HASH} STRING, {C.N_TOKENS} INT, {C.LENGTH} INT, {C.INPUT_IDS} ARRAY<INT>, "
+    f"{C.TOKENIZER} STRING"
+)
+# One row a window of a user's history, oldest event first; all lists have text.sequence_length + 1 entries, padded
+# with 0 on the left. window 0 is the newest. The first entry is context only (0 where the history begins); each other
+# entry that is not 0 is a target, and each event is a target exactly once. event_ts: epoch seconds.
+SEQUENCES = (
+    f"{C.USER_IDX} INT, `{C.WINDOW}` INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>, {C.WEIGHT} ARRAY<FLOAT>"
+)
 VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
 RECOMMENDATIONS = (
     f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING"

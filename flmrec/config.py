@@ -21,6 +21,8 @@ from flmrec.errors import UsageError
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 Format = Literal["csv", "tsv", "json", "parquet", "delta"]
+# full: the table follows the whole source; incremental: new files, or the change feed of a Delta source, are merged in
+Load = Literal["full", "incremental"]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -43,6 +45,7 @@ class InteractionSource:
     format: Format | None = None  # None: from the file's suffix
     options: dict[str, str | bool | int] = field(default_factory=dict)  # Spark reader options
     ts_format: str = "epoch_s"  # epoch_s | epoch_ms | a Spark datetime pattern
+    load: Load = "full"
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -65,6 +68,7 @@ class EntitySource:
     text: list[str] = field(default_factory=list)
     numeric: list[str] = field(default_factory=list)
     categorical: list[str | Categorical] = field(default_factory=list)
+    load: Load = "full"
 
     def categoricals(self) -> list[Categorical]:
         return [c if isinstance(c, Categorical) else Categorical(column=c) for c in self.categorical]
@@ -123,9 +127,13 @@ class ModelConfig:
 class TrainingConfig:
     launcher: Literal["horovod", "torch_distributor", "inline"] = "horovod"
     reader: Literal["petastorm", "arrow"] = "petastorm"
-    num_proc: int = 2  # ranks
+    num_proc: int = 2  # ranks; the inline launcher runs one
     threads_per_rank: int | None = None  # None: the cores of the machine over its ranks
     epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
+
+    @property
+    def ranks(self) -> int:
+        return 1 if self.launcher == "inline" else self.num_proc
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
