@@ -150,7 +150,9 @@ class ScoringConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluationConfig:
-    protocol: Literal["leave_one_out", "temporal", "random", "item_cold"] = "leave_one_out"
+    protocol: Literal["leave_one_out", "temporal", "random", "item_cold", "user_cold"] = "leave_one_out"
+    test_share: float = 0.1  # temporal, random: share of the events that is test; as much is validation
+    split_seed: int = 0  # random: another seed, another split
     k: list[int] = field(default_factory=lambda: [5, 10, 20])
 
 

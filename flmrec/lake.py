@@ -108,6 +108,11 @@ class Lake:
                 time.sleep(2**attempt / 4)
         raise AssertionError("unreachable")
 
+    def rows_written(self, table: str, version: int) -> int:
+        """Rows that the commit of this version wrote, as Delta counted them."""
+        commit = self.handle(table).history().where(F.col("version") == version).first()
+        return int(commit["operationMetrics"].get("numOutputRows", 0))
+
     def _folder(self, table: str) -> str:
         root = self.config.root
         return f"{root}/{table}" if "://" in root else str((Path(root) / table).absolute())

@@ -65,7 +65,9 @@ def explain(error: Exception, name: str, where: str) -> FlmrecError:
     if "UNABLE_TO_INFER_SCHEMA" in text:
         return DataContractError(f"source.{name}: {where} holds no rows; an empty table cannot be used.")
     if "FAILED_MERGE" in text or "CANNOT_MERGE" in text:
-        return DataContractError(f"source.{name}: a column has different types in different files of {where}; {_first(text)}")
+        return DataContractError(
+            f"source.{name}: a column has different types in different files of {where}; {_first(text)}"
+        )
     if "EOFException" in text or "FAILED_READ_FILE" in text or "ZipException" in text:
         file = re.search(r"reading file (\S+?)\.?\s", text)
         return DataContractError(
@@ -86,7 +88,9 @@ def _rows(spark: SparkSession, source: Source, needed: list[str]) -> DataFrame:
     assert source.path is not None
     form = source.format or _format(spark, source.path)
     if form == "delta":
-        return _without_corrupt(spark.read.format("delta").options(**source.options).load(source.path), F.lit(source.path))
+        return _without_corrupt(
+            spark.read.format("delta").options(**source.options).load(source.path), F.lit(source.path)
+        )
     if form == "parquet":
         options = {"mergeSchema": "true"} | source.options
         return _without_corrupt(spark.read.options(**options).parquet(source.path), F.col("_metadata.file_path"))

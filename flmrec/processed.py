@@ -1,0 +1,46 @@
+"""What has been worked off, so that the same input is not taken twice (table `processed`)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from flmrec import columns
+from flmrec.columns import C, Tables
+from flmrec.lake import Lake
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One input that a stage has worked off for one table."""
+
+    source: str  # the table that was made
+    batch: str = ""  # a file or a Delta table
+    stamp: str = ""  # size and time of the file, or Delta versions
+    content: str = ""  # hash of the rows, whatever their order
+    rows: int = 0
+    settings: str = ""  # hash of the configuration that the table depends on
+
+
+def settings_hash(*parts: Any) -> str:
+    """Hash of whatever can be written as JSON (dates and the like as text)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def entries(store: Lake, stage: str, source: str) -> list[Entry]:
+    """What `stage` has worked off for the table `source`; empty where that table is not there."""
+    if not store.exists(Tables.PROCESSED) or not store.exists(source):
+        return []
+    rows = store.read(Tables.PROCESSED).where((F.col(C.STAGE) == stage) & (F.col(C.SOURCE) == source))
+    names = list(Entry.__dataclass_fields__)
+    return [Entry(**{name: row[name] for name in names}) for row in rows.collect()]
+
+
+def replace(store: Lake, run_id: str, stage: str, source: str, new: Sequence[Entry]) -> None:
+    """From now on exactly `new` is worked off for the table `source`."""
+    data = [(stage, e.source, e.batch, e.stamp, e.content, e.rows, e.settings, run_id) for e in new]
+    frame = store.spark.createDataFrame(data, columns.PROCESSED).coalesce(1)
+    store.write(Tables.PROCESSED, frame, replace_where=f"{C.STAGE} = '{stage}' AND {C.SOURCE} = '{source}'")
