@@ -93,6 +93,7 @@ class Communicator(ABC):
         """Returns when every rank has come here."""
         self.allgather(None)
 
+    @abstractmethod
     def close(self) -> None:
         """Leaves the group; no collective call may follow."""
 
@@ -120,6 +121,9 @@ class SingleCommunicator(Communicator):
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         return [tensor]
+
+    def close(self) -> None:
+        pass
 
 
 class HorovodCommunicator(Communicator):
