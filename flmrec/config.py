@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from flmrec.errors import UsageError
@@ -23,6 +23,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 Format = Literal["csv", "tsv", "json", "parquet", "delta"]
 # full: the table follows the whole source; incremental: new files, or the change feed of a Delta source, are merged in
 Load = Literal["full", "incremental"]
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]  # [smallest, largest]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -45,6 +46,8 @@ class InteractionSource:
     format: Format | None = None  # None: from the file's suffix
     options: dict[str, str | bool | int] = field(default_factory=dict)  # Spark reader options
     ts_format: str = "epoch_s"  # epoch_s | epoch_ms | a Spark datetime pattern
+    events: dict[str, float] | None = None  # allowed kinds of events, each with its weight; None: any, weight 1
+    value_range: Range | None = None  # smallest and largest value
     load: Load = "full"
 
 
@@ -66,8 +69,12 @@ class EntitySource:
     format: Format | None = None
     options: dict[str, str | bool | int] = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
+    template: str | None = None  # text from columns: "{title} ({year}).[ By {author}.]"; [] goes when a column is empty
+    names: dict[str, dict[str, str]] = field(default_factory=dict)  # column: code: what the text calls it
     numeric: list[str] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)  # numeric column: smallest and largest value
     categorical: list[str | Categorical] = field(default_factory=list)
+    vectors: dict[str, int] = field(default_factory=dict)  # column of an image or audio vector: its length
     load: Load = "full"
 
     def categoricals(self) -> list[Categorical]:
@@ -75,16 +82,42 @@ class EntitySource:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class WordsColumns:
+    """Our name: the source's name."""
+
+    user_id: str
+    text: str
+    event_ts: str
+    item_id: str | None = None  # what the words are about
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class WordsSource:
+    """What users wrote (reviews, tags, searches): becomes part of their text."""
+
+    columns: WordsColumns
+    path: str | None = None
+    table: str | None = None
+    format: Format | None = None
+    options: dict[str, str | bool | int] = field(default_factory=dict)
+    ts_format: str = "epoch_s"
+    load: Load = "full"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SourceConfig:
     interactions: InteractionSource
     items: EntitySource
     users: EntitySource | None = None
+    words: WordsSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LakeConfig:
     root: str  # a folder (relative to the checkout), or catalog.schema
     models: str | None = None  # folder of the model versions; None: <root>/models
+    compact_files: int = 64  # a table of more files than this, smaller than 32 MB on average, is compacted (OPTIMIZE)
+    vacuum_days: int | None = 30  # files that no version of so many days needs are deleted (VACUUM); None: never
 
     @property
     def in_catalog(self) -> bool:
@@ -109,8 +142,79 @@ class SparkConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Rule:
+    """What happens to a row that breaks a rule."""
+
+    action: Literal["quarantine", "drop", "fail", "off"] = "quarantine"
+    max_share: float | None = None  # of a source's rows; more bad rows end the run with status 3. None: no limit
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TimeRule(Rule):
+    earliest: dt.date = dt.date(1970, 1, 1)  # first good day, UTC
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TextRule(Rule):
+    max_chars: int = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RobotRule(Rule):
+    events_per_day: int = 1_000  # of one user on one UTC day; all events of a user above it are bad
+
+
+def _off() -> Rule:
+    return Rule(action="off")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class QualityConfig:
+    """The data contract beyond the columns of the sources. A row is judged by the first rule that it breaks."""
+
+    row_format: Rule = field(default_factory=Rule)  # no row of its format: cut, or with more or fewer columns
+    missing_id: Rule = field(default_factory=Rule)
+    damaged_id: Rule = field(default_factory=Rule)  # a control character, or U+FFFD, in an id
+    bad_time: Rule = field(default_factory=Rule)  # missing, or not in ts_format
+    future_time: Rule = field(default_factory=Rule)  # after run.date and after now
+    early_time: TimeRule = field(default_factory=TimeRule)
+    bad_value: Rule = field(default_factory=Rule)  # a value, order, number or vector that cannot be read
+    value_range: Rule = field(default_factory=Rule)  # outside value_range, or ranges
+    unknown_event: Rule = field(default_factory=Rule)  # not among source.interactions.events
+    long_text: TextRule = field(default_factory=TextRule)
+    repeated_id: Rule = field(default_factory=Rule)  # a second row of an item or user, with other content
+    unknown_item: Rule = field(default_factory=_off)  # an event of an item without a good row in source.items
+    unknown_user: Rule = field(default_factory=_off)
+    same_second: Rule = field(default_factory=_off)  # same user, item, kind and second as an event that is kept
+    robots: RobotRule = field(default_factory=lambda: RobotRule(action="off"))
+    empty_column: Rule = field(default_factory=_off)  # of a whole column, so only fail or off
+    constant_column: Rule = field(default_factory=_off)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PositivesConfig:
+    """Which events count as positives, how much, and what stands against them."""
+
+    min_value: float | None = None  # explicit values below it are no positives; None: every event is one
+    half_life_days: float | None = None  # weights halve with every so many days before the newest event; None: never
+    negatives: Literal["none", "uniform", "popularity"] = "none"  # of table `examples`; popularity: to the power 0.75
+    negatives_per_positive: int = 4
+    balance: bool = False  # weigh the labels of `examples` so that both weigh the same in total
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FeaturesConfig:
+    """Attributes as numbers, in table `item_features`; statistics from the events of the fit only."""
+
+    normalize: Literal["zscore", "minmax", "log", "none"] = "zscore"  # log: z-score of log(1 + x - smallest)
+    fill: Literal["mean", "median", "zero"] = "mean"  # numeric attributes without a value
+    max_categories: int = 1_000  # of one attribute, the most frequent; the rest are one
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TextConfig:
     max_tokens: int = 64  # longer texts are cut, tokens
+    max_words: int = 20  # newest writings of a user that join the user's text
     sequence_length: int = 200  # events in one window of a user's history
 
 
@@ -149,11 +253,33 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AlsConfig:
+    """What the baseline `als` tries; validation NDCG@10 chooses."""
+
+    rank: list[int] = field(default_factory=lambda: [32, 64])  # every reg and alpha at the first, the rest at the best
+    reg: list[float] = field(default_factory=lambda: [0.03, 0.1, 0.3])
+    alpha: list[float] = field(default_factory=lambda: [1.0, 8.0])
+    iterations: int = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class GateConfig:
+    """When tonight's model is not published; the first night has no gate."""
+
+    enabled: bool = True
+    tolerance: float = 0.1  # share of last night's NDCG@10 that may be lost, beyond what chance explains
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluationConfig:
     protocol: Literal["leave_one_out", "temporal", "random", "item_cold", "user_cold"] = "leave_one_out"
     test_share: float = 0.1  # temporal, random: share of the events that is test; as much is validation
     split_seed: int = 0  # random: another seed, another split
     k: list[int] = field(default_factory=lambda: [5, 10, 20])
+    baselines: list[Literal["popularity", "als"]] = field(default_factory=lambda: ["popularity", "als"])
+    als: AlsConfig = field(default_factory=AlsConfig)
+    user_groups: list[str] = field(default_factory=list)  # columns of users; each value becomes a slice `column=value`
+    gate: GateConfig = field(default_factory=GateConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -162,6 +288,9 @@ class Config:
     lake: LakeConfig
     run: RunConfig = field(default_factory=RunConfig)
     spark: SparkConfig = field(default_factory=SparkConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    positives: PositivesConfig = field(default_factory=PositivesConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -242,13 +371,21 @@ def _describe(error: Any) -> str:
 def _check(config: Config, where: str) -> None:
     """What a type cannot say."""
     faults = []
-    for name in ("interactions", "items", "users"):
+    for name in ("interactions", "items", "users", "words"):
         source = getattr(config.source, name)
         if source is not None and (source.path is None) == (source.table is None):
             faults.append(f"source.{name} needs either path or table")
     for name, source, key in (("items", config.source.items, "item_id"), ("users", config.source.users, "user_id")):
         if source is not None and key not in source.columns:
             faults.append(f"source.{name}.columns needs {key}")
+    for rule in ("empty_column", "constant_column"):
+        if getattr(config.quality, rule).action not in ("fail", "off"):
+            faults.append(f"quality.{rule}.action must be fail or off: a column cannot be put into quarantine")
+    for rule in ("row_format", "missing_id", "bad_time"):
+        if getattr(config.quality, rule).action == "off":
+            faults.append(f"quality.{rule}.action cannot be off: such a row cannot be kept")
+    if config.lake.vacuum_days is not None and config.lake.vacuum_days < 7:
+        faults.append(f"lake.vacuum_days must be at least 7, got {config.lake.vacuum_days}: readers need old files")
     if config.lake.in_catalog and config.lake.models is None:
         faults.append(f"lake.root {config.lake.root} is a catalog schema, so lake.models must name a folder")
     for key, value in (("scoring.k", config.scoring.k), ("training.num_proc", config.training.num_proc)):
