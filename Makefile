@@ -5,6 +5,7 @@ PYTEST_ARGS ?=
 
 py   := .venv/bin/python
 done := .venv/.done
+lock_flags := pip compile --quiet --no-header --python-version 3.11 --generate-hashes --no-emit-index-url
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check data refresh test lint fmt bench lock clean
@@ -60,8 +61,6 @@ lock: setup  ## resolve requirements*.in anew into the two locks
 	@echo "lock: requirements-dev.lock, requirements.lock"
 	@.venv/bin/uv $(lock_flags) --upgrade requirements-dev.in -o requirements-dev.lock
 	@.venv/bin/uv $(lock_flags) -c requirements-dev.lock requirements.in -o requirements.lock
-
-lock_flags := pip compile --quiet --no-header --python-version 3.11 --generate-hashes --no-emit-index-url
 
 clean:  ## remove .venv, data, caches of tools; your lake stays
 	@echo "clean: .venv, data, caches"
