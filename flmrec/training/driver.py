@@ -10,7 +10,7 @@ from flmrec import errors, progress
 from flmrec.config import TrainingConfig
 from flmrec.errors import FlmrecError, TrainingError, UsageError
 from flmrec.training.channel import Channel, Failure
-from flmrec.training.launchers import LAUNCHERS
+from flmrec.training.launchers import LAUNCHERS, RanksFailed
 from flmrec.training.rank import RankTask, Worker
 
 _REGISTRATION_S = 30.0  # executors that were asked for may take this long to come up
@@ -37,7 +37,7 @@ def launch(spark: SparkSession, cfg: TrainingConfig, worker: Worker, job: Any) -
         task = RankTask(cfg.launcher, worker, job, channel.address, cfg.threads_per_rank)
         try:
             return LAUNCHERS[cfg.launcher](spark, cfg.ranks, task)
-        except Exception as error:
+        except RanksFailed as error:
             failure = channel.failure()
             cause = RankTraceback(failure.trace) if failure and failure.trace else error
             raise _explain(failure, cfg, error) from cause
@@ -66,7 +66,7 @@ def _slots(spark: SparkSession) -> int:
 def _executors_missing(spark: SparkSession) -> bool:
     """True while executors that were asked for at the start have not registered."""
     context = spark.sparkContext
-    local = re.match(r"local-cluster\[\s*(\d+)", context.master)
+    local = re.match(r"local-cluster\[\s*(\d+)", context.master or "")
     wanted = int(local[1]) if local else int(context.getConf().get("spark.executor.instances", "0"))
     registered = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is among them
     return registered < wanted
@@ -75,7 +75,7 @@ def _executors_missing(spark: SparkSession) -> bool:
 def _explain(failure: Failure | None, cfg: TrainingConfig, error: Exception) -> FlmrecError:
     if failure is None:
         return TrainingError(
-            f"The ranks could not be started by {cfg.launcher}: {_last_line(str(error))}. Is flmrec installed on the "
+            f"The ranks could not be started by {cfg.launcher}: {_first_error(str(error))}. Is flmrec installed on the "
             "executors? training.launcher=inline runs one rank without them."
         )
     where = f"Rank {failure.rank} of {cfg.ranks}"
@@ -103,5 +103,7 @@ def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
 
 
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+def _first_error(text: str) -> str:
+    """The first line of a launcher's output that names an error."""
+    named = re.search(r"\w*(?:Error|Exception): .+", text)
+    return named[0].strip().rstrip(".") if named else _first_line(text)

@@ -1,12 +1,13 @@
 """The three ways to start ranks: Horovod on Spark, Spark's TorchDistributor, and this very process.
 
-A launcher runs a picklable task on every rank and returns what it returns on rank 0; it is quiet, and raises where a
-rank fails. Horovod is imported here and in comm.py, nowhere else.
+A launcher runs a picklable task on every rank and returns what it returns on rank 0; it is quiet, and raises
+RanksFailed where a rank fails. Horovod is imported here and in comm.py, nowhere else.
 """
 
 import contextlib
 import io
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +18,17 @@ from flmrec.training.rank import RankTask
 Launcher = Callable[[SparkSession, int, RankTask], list[Any]]
 
 
+class RanksFailed(Exception):
+    """Some rank failed; the message is what the launcher and the ranks printed."""
+
+
 def run_horovod(spark: SparkSession, ranks: int, task: RankTask) -> list[Any]:
     """One Spark task a rank, each with a child process; Gloo finds its peers through the driver."""
     import horovod.spark
 
     with _quiet() as said, _own_signal_handlers():
-        return list(horovod.spark.run(task, num_proc=ranks, use_gloo=True, verbose=0, stdout=said, stderr=said)[0])
+        results = horovod.spark.run(task, num_proc=ranks, use_gloo=True, verbose=0, stdout=said, stderr=said)
+    return list(results[0])
 
 
 def run_torch_distributor(spark: SparkSession, ranks: int, task: RankTask) -> list[Any]:
@@ -33,23 +39,30 @@ def run_torch_distributor(spark: SparkSession, ranks: int, task: RankTask) -> li
     with _quiet():
         distributor = TorchDistributor(num_processes=ranks, local_mode=False, use_gpu=gpus)
         distributor.logger.setLevel("ERROR")
-        return list(distributor.run(task))
+        results: Any = distributor.run(task)
+    return list(results)
 
 
 def run_inline(spark: SparkSession, ranks: int, task: RankTask) -> list[Any]:
     """One rank in this process: for debugging, and where there is but one machine."""
-    return list(task())
+    try:
+        return task()
+    except Exception as error:
+        raise RanksFailed(str(error)) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[io.StringIO]:
-    """Keeps back what launchers and ranks print on stderr; a failure is raised as RuntimeError with these words."""
+    """Keeps back what launchers and ranks print on stderr; a failure is raised as RanksFailed with these words."""
     said = io.StringIO()
+    hook, threading.excepthook = threading.excepthook, lambda _: None  # Horovod's threads die of the same failure
     try:
         with contextlib.redirect_stderr(said):
             yield said
     except Exception as error:
-        raise RuntimeError(said.getvalue() or str(error)) from error
+        raise RanksFailed(said.getvalue() or str(error)) from error
+    finally:
+        threading.excepthook = hook
 
 
 @contextlib.contextmanager

@@ -82,12 +82,15 @@ def read_epoch(
     yield from _rechunk(shuffled(), [n_rows * (s + 1) // steps - n_rows * s // steps for s in range(steps)])
 
 
-def read_table(files: Sequence[DataFile], columns: Sequence[str], *, reader: str = "petastorm") -> Block:
-    """The columns of all rows, in the order of the files; lists are padded with 0 on the right to the longest.
+def read_table(files: Sequence[DataFile], columns: Sequence[str]) -> Block:
+    """The columns of all rows, in the order of the files; lists are padded with 0 on the right to the longest one.
 
-    For tables that a rank holds in memory, such as the tokens of the items.
+    For tables that every rank holds in memory, such as the tokens of the items; read by Arrow, since Petastorm refuses
+    lists of several lengths.
     """
-    return _concat(list(_blocks([Piece(file, 0, file.rows) for file in files], columns, reader)))
+    filesystem, names = _filesystem([file.path for file in files])
+    table = ds.dataset(names, format="parquet", filesystem=filesystem).to_table(columns=list(columns))
+    return {column: _padded(table.column(column).combine_chunks()) for column in columns}
 
 
 def steps_per_epoch(n_rows: int, batch_size: int, size: int) -> int:
@@ -172,14 +175,24 @@ def _arrow_blocks(paths: list[str], columns: Sequence[str]) -> Iterator[Block]:
 
 
 def _to_numpy(array: pa.Array, column: str) -> np.ndarray:
-    """(rows,) of numbers, or (rows, length) of lists of numbers."""
+    """(rows,) of numbers, or (rows, length) of lists of numbers, which have to be of one length."""
+    if not pa.types.is_list(array.type):
+        return array.to_numpy(zero_copy_only=False)
+    lengths = np.diff(array.offsets.to_numpy())
+    if array.null_count or (lengths != lengths[0]).any():
+        raise DataContractError(f"Column {column} has nulls or lists of several lengths: run jobs/tokenize.py again.")
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+
+
+def _padded(array: pa.Array) -> np.ndarray:
+    """(rows,) of numbers, or (rows, longest) of lists of numbers, with zeros behind the shorter ones."""
     if not pa.types.is_list(array.type):
         return array.to_numpy(zero_copy_only=False)
     values = array.flatten().to_numpy(zero_copy_only=False)
     lengths = np.diff(array.offsets.to_numpy())
-    if array.null_count or (lengths != lengths[0]).any():
-        raise DataContractError(f"Column {column} has nulls or lists of several lengths: run jobs/tokenize.py again.")
-    return values.reshape(len(array), -1)
+    matrix = np.zeros((len(array), lengths.max(initial=0)), values.dtype)
+    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = values
+    return matrix
 
 
 def _filesystem(paths: Sequence[str]) -> tuple[Any, list[str]]:
@@ -215,15 +228,7 @@ def _rechunk(blocks: Iterable[Block], sizes: Sequence[int]) -> Iterator[Block]:
 def _concat(blocks: list[Block]) -> Block:
     if len(blocks) == 1:
         return blocks[0]
-    return {name: np.concatenate(_padded([block[name] for block in blocks])) for name in blocks[0]}
-
-
-def _padded(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Lists of several lengths, brought to the longest with zeros on the right."""
-    if arrays[0].ndim == 1:
-        return arrays
-    width = max(array.shape[1] for array in arrays)
-    return [np.pad(a, ((0, 0), (0, width - a.shape[1]))) if a.shape[1] < width else a for a in arrays]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _take(block: Block, order: np.ndarray) -> Block:
