@@ -12,6 +12,7 @@ class C:
     INPUT_IDS, N_TOKENS, LENGTH, TOKENIZER = "input_ids", "n_tokens", "length", "tokenizer"
     WINDOW, WEIGHT = "window", "weight"
     BATCH, STAMP, CONTENT, ROWS, SETTINGS = "batch", "stamp", "content", "rows", "settings"
+    TYPES = "types"
     VECTOR, MODEL_VERSION, RUN_ID, RUN_DATE = "vector", "model_version", "run_id", "run_date"
     SOURCE, REASON, RAW = "source", "reason", "raw"
     STAGE, TABLE, DELTA_VERSION, SECONDS = "stage", "table", "delta_version", "seconds"
@@ -26,7 +27,7 @@ class Tables:
 
     INTERACTIONS, ITEMS, USERS = "interactions", "items", "users"
     QUARANTINE, LEDGER, TRAINING, METRICS, MODELS = "quarantine", "ledger", "training", "metrics", "model_versions"
-    PROCESSED = "processed"
+    PROCESSED, WORDS = "processed_batches", "words"
     ITEM_INDEX, USER_INDEX = "item_index", "user_index"
     ITEM_TOKENS, USER_TOKENS, SEQUENCES = "item_tokens", "user_tokens", "sequences"
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
@@ -47,6 +48,7 @@ def table_of(name: str, fit: str) -> str:
 INTERACTIONS = (
     f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.EVENT_ORDER} BIGINT, {C.EVENT} STRING, {C.VALUE} DOUBLE"
 )
+WORDS = f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.TEXT} STRING"  # what users wrote
 QUARANTINE = f"{C.SOURCE} STRING, {C.REASON} STRING, {C.RAW} STRING, {C.RUN_ID} STRING"
 LEDGER = (
     f"{C.RUN_ID} STRING, {C.STAGE} STRING, `{C.TABLE}` STRING, {C.ROWS_IN} BIGINT, {C.ROWS_OUT} BIGINT, "
@@ -66,7 +68,7 @@ USER_INDEX = f"{C.USER} STRING, {C.USER_IDX} INT"
 # the inputs of a table (tokenize). stamp: size and time, or versions; content: hash of the rows, whatever their order.
 PROCESSED = (
     f"{C.STAGE} STRING, {C.SOURCE} STRING, {C.BATCH} STRING, {C.STAMP} STRING, {C.CONTENT} STRING, `{C.ROWS}` BIGINT, "
-    f"{C.SETTINGS} STRING, {C.RUN_ID} STRING"
+    f"{C.SETTINGS} STRING, {C.TYPES} STRING, {C.RUN_ID} STRING"
 )
 # One row an item or user. No text: n_tokens and length 0, input_ids empty. Else input_ids has `length` entries, the
 # first n_tokens real, the rest the tokenizer's padding. tokenizer: fingerprint of what made the row.

@@ -103,7 +103,7 @@ class Lake:
                     writer.save(self._folder(table))
                 return self.latest_version(table)
             except PySparkException as error:
-                if "CONCURRENT" not in str(error).upper() or attempt == _CONFLICT_RETRIES - 1:
+                if not is_conflict(error) or attempt == _CONFLICT_RETRIES - 1:
                     raise
                 time.sleep(2**attempt / 4)
         raise AssertionError("unreachable")
@@ -116,6 +116,11 @@ class Lake:
     def _folder(self, table: str) -> str:
         root = self.config.root
         return f"{root}/{table}" if "://" in root else str((Path(root) / table).absolute())
+
+
+def is_conflict(error: PySparkException) -> bool:
+    """True where a commit lost against another one that was made meanwhile, or made the table meanwhile."""
+    return re.search("CONCURRENT|PROTOCOL_CHANGED|METADATA_CHANGED", str(error).upper()) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

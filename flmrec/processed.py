@@ -1,8 +1,8 @@
-"""What has been worked off, so that the same input is not taken twice (table `processed`)."""
+"""What has been worked off, so that the same input is not taken twice (table `processed_batches`)."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Entry:
     content: str = ""  # hash of the rows, whatever their order
     rows: int = 0
     settings: str = ""  # hash of the configuration that the table depends on
+    types: str = ""  # the source's columns and their types, as JSON
 
 
 def settings_hash(*parts: Any) -> str:
@@ -39,8 +40,13 @@ def entries(store: Lake, stage: str, source: str) -> list[Entry]:
     return [Entry(**{name: row[name] for name in names}) for row in rows.collect()]
 
 
-def replace(store: Lake, run_id: str, stage: str, source: str, new: Sequence[Entry]) -> None:
-    """From now on exactly `new` is worked off for the table `source`."""
-    data = [(stage, e.source, e.batch, e.stamp, e.content, e.rows, e.settings, run_id) for e in new]
+def replace(store: Lake, run_id: str, stage: str, new: Mapping[str, Sequence[Entry]]) -> None:
+    """From now on exactly these entries are worked off for the tables that `new` names; one commit."""
+    data = [
+        (stage, e.source, e.batch, e.stamp, e.content, e.rows, e.settings, e.types, run_id)
+        for some in new.values()
+        for e in some
+    ]
+    tables = ", ".join(f"'{table}'" for table in new)
     frame = store.spark.createDataFrame(data, columns.PROCESSED).coalesce(1)
-    store.write(Tables.PROCESSED, frame, replace_where=f"{C.STAGE} = '{stage}' AND {C.SOURCE} = '{source}'")
+    store.write(Tables.PROCESSED, frame, replace_where=f"{C.STAGE} = '{stage}' AND {C.SOURCE} IN ({tables})")

@@ -5,23 +5,23 @@ keeps its text in the column `CORRUPT`. `BATCH` names the file, or the Delta ver
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from flmrec.config import EntitySource, InteractionSource
+from flmrec.config import EntitySource, InteractionSource, WordsSource
 from flmrec.errors import DataContractError, FlmrecError, UsageError
 
-BATCH, CORRUPT = "__flmrec_batch", "__flmrec_corrupt"
-Source = InteractionSource | EntitySource
+BATCH, CORRUPT, CHANGE = "__flmrec_batch", "__flmrec_corrupt", "__flmrec_change"
+Source = InteractionSource | EntitySource | WordsSource
 
 _SUFFIXES = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
-_TEXT_FORMATS = ("csv", "tsv", "json")
 _SAMPLE_ROWS = 10_000  # JSON rows whose keys are looked at first
 _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPruning": "false", "enforceSchema": "false"}
 
@@ -30,27 +30,59 @@ _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPrun
 class Opened:
     """A source that is there and has the columns that the configuration names. Nothing has been read yet."""
 
-    name: str  # interactions | items | users
+    name: str  # interactions | items | users | words
     where: str  # path or table, for messages
-    rows: DataFrame  # the source's columns, BATCH, CORRUPT
+    rows: DataFrame  # the source's columns, BATCH, CORRUPT; CHANGE as well where it is a change feed
 
     @property
-    def columns(self) -> list[str]:
-        return [c for c in self.rows.columns if c not in (BATCH, CORRUPT)]
+    def types(self) -> dict[str, str]:
+        """The source's own columns and their Spark types."""
+        ours = (BATCH, CORRUPT, CHANGE)
+        return {f.name: f.dataType.simpleString() for f in self.rows.schema if f.name not in ours}
 
 
-def open_source(spark: SparkSession, name: str, source: Source, needed: Iterable[str]) -> Opened:
-    """Raises UsageError where the source, or one of the `needed` columns, is not there or not of that format."""
-    where = source.path or source.table or ""
+def batches(spark: SparkSession, name: str, source: Source) -> dict[str, str]:
+    """Batch: stamp. A batch is a file (its size and time), or a Delta table (its version).
+
+    Empty where a catalog table keeps no versions. Raises UsageError where nothing is there.
+    """
+    where = place(source)
+    try:
+        if source.table is not None or _form(source) == "delta":
+            version = _delta_version(spark, source)
+            return {} if version is None else {where: str(version)}
+        stamp = F.concat_ws(" ", "_metadata.file_size", F.unix_millis("_metadata.file_modification_time"))
+        files = spark.read.format("binaryFile").load(where).select(F.col("_metadata.file_path"), stamp.alias("stamp"))
+        return {r.file_path: r.stamp for r in files.collect()}
+    except (PySparkException, Py4JJavaError) as error:
+        raise explain(error, name, where) from None
+
+
+def open_source(
+    spark: SparkSession, name: str, source: Source, needed: Iterable[str], *, files: Sequence[str] = (), after: str = ""
+) -> Opened:
+    """Raises UsageError where the source, or one of the `needed` columns, is not there or not of that format.
+
+    files: read these files of the source only. after: read what changed after this version of a Delta source.
+    """
     for option in sorted(set(source.options) & set(_OURS)):
         raise UsageError(f"source.{name}.options.{option} cannot be set: flmrec needs it to account for every row.")
     try:
-        rows = _rows(spark, source, list(needed))
+        if after:
+            rows = _changes(spark, source, int(after))
+        elif source.table is not None or _form(source) == "delta":
+            rows = _without_corrupt(_delta(spark, source), F.lit(place(source)))
+        else:
+            rows = _read_files(spark, source, list(files) or [place(source)], list(needed))
     except (PySparkException, Py4JJavaError) as error:
-        raise explain(error, name, where) from None
-    opened = Opened(name, where, rows)
+        raise explain(error, name, place(source)) from None
+    opened = Opened(name, place(source), rows)
     _check_columns(opened, needed)
     return opened
+
+
+def place(source: Source) -> str:
+    return source.path or source.table or ""
 
 
 def explain(error: Exception, name: str, where: str) -> FlmrecError:
@@ -68,6 +100,17 @@ def explain(error: Exception, name: str, where: str) -> FlmrecError:
         return DataContractError(
             f"source.{name}: a column has different types in different files of {where}; {_first(text)}"
         )
+    if "DATETIME_PATTERN" in text:
+        return UsageError(f"source.{name}.ts_format is no Spark datetime pattern; {_first(text)}")
+    if "CHANGE_DATA_FEED" in text or "CHANGE_TABLE_FEED" in text or "MISSING_CHANGE_DATA" in text:
+        return UsageError(
+            f"source.{name}: {where} keeps no change feed from the version ingested last on; set its table property "
+            f"delta.enableChangeDataFeed to true and take it once with source.{name}.load=full."
+        )
+    if "CSV header does not conform" in text:
+        return DataContractError(
+            f"source.{name}: files of {where} have different headers; {_header(text)} Deliver one header in all files."
+        )
     if "EOFException" in text or "FAILED_READ_FILE" in text or "ZipException" in text:
         file = re.search(r"reading file (\S+?)\.?\s", text)
         return DataContractError(
@@ -82,23 +125,50 @@ def quoted(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
-def _rows(spark: SparkSession, source: Source, needed: list[str]) -> DataFrame:
+def _form(source: Source) -> str:
+    return source.format or _format_of_name(source.path or "")
+
+
+def _delta(spark: SparkSession, source: Source) -> DataFrame:
     if source.table is not None:
-        return _without_corrupt(spark.table(source.table), F.lit(source.table))
-    assert source.path is not None
-    form = source.format or _format(spark, source.path)
-    if form == "delta":
-        return _without_corrupt(
-            spark.read.format("delta").options(**source.options).load(source.path), F.lit(source.path)
-        )
+        return spark.table(source.table)
+    return spark.read.format("delta").options(**source.options).load(source.path)
+
+
+def _delta_version(spark: SparkSession, source: Source) -> int | None:
+    if source.table is None:
+        return int(DeltaTable.forPath(spark, place(source)).history(1).select("version").collect()[0][0])
+    try:
+        return int(DeltaTable.forName(spark, source.table).history(1).select("version").collect()[0][0])
+    except AnalysisException as error:
+        if "DELTA_MISSING_DELTA_TABLE" in str(error) or "not a Delta table" in str(error):
+            return None
+        raise
+
+
+def _changes(spark: SparkSession, source: Source, after: int) -> DataFrame:
+    """What was inserted or deleted after a version, an update as both, with CHANGE insert or delete."""
+    reader = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", after + 1)
+    rows = reader.table(source.table) if source.table else reader.load(source.path)
+    kind = F.when(F.col("_change_type").isin("insert", "update_postimage"), "insert").otherwise("delete")
+    kept = rows.withColumn(CHANGE, kind).drop("_change_type", "_commit_version", "_commit_timestamp")
+    return _without_corrupt(kept, F.lit(place(source)))
+
+
+def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: list[str]) -> DataFrame:
+    form = _form(source)
     if form == "parquet":
         options = {"mergeSchema": "true"} | source.options
-        return _without_corrupt(spark.read.options(**options).parquet(source.path), F.col("_metadata.file_path"))
-    names = _csv_columns(spark, source, form) if form in ("csv", "tsv") else _json_columns(spark, source, needed)
+        return _without_corrupt(spark.read.options(**options).parquet(*paths), F.col("_metadata.file_path"))
+    if form == "json":
+        names = _json_columns(spark, source, paths, needed)
+    else:
+        names = spark.read.options(**_options(source, form)).csv(paths).columns
     schema = T.StructType([T.StructField(name, T.StringType()) for name in [*names, CORRUPT]])
     reader = spark.read.options(**_options(source, form), **_OURS).schema(schema)
-    rows = reader.format("json" if form == "json" else "csv").load(source.path)
-    return rows.withColumn(BATCH, F.col("_metadata.file_path"))
+    return (
+        reader.format("json" if form == "json" else "csv").load(paths).withColumn(BATCH, F.col("_metadata.file_path"))
+    )
 
 
 def _without_corrupt(rows: DataFrame, batch: Column) -> DataFrame:
@@ -112,28 +182,20 @@ def _options(source: Source, form: str) -> dict[str, str | bool | int]:
     return {"header": True, "sep": "\t" if form == "tsv" else ",", "escape": '"'} | source.options
 
 
-def _format(spark: SparkSession, path: str) -> str:
+def _format_of_name(path: str) -> str:
     """The format that a path's suffix tells, without .gz and the like."""
-    suffixes = re.sub(r"\.(gz|bz2|zst|snappy|lz4)$", "", path.rstrip("/*")).rpartition(".")
-    if suffixes[2] in _SUFFIXES:
-        return _SUFFIXES[suffixes[2]]
-    raise UsageError(
-        f"The format of {path} is not to be seen from its name: say format: csv, tsv, json, parquet or delta beside path."
-    )
+    suffix = re.sub(r"\.(gz|bz2|zst|snappy|lz4)$", "", path.rstrip("/*")).rpartition(".")[2]
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    raise UsageError(f"The name {path} does not tell its format: add format: csv, tsv, json, parquet or delta to it.")
 
 
-def _csv_columns(spark: SparkSession, source: Source, form: str) -> list[str]:
-    assert source.path is not None
-    return spark.read.options(**_options(source, form)).csv(source.path).columns
-
-
-def _json_columns(spark: SparkSession, source: Source, needed: list[str]) -> list[str]:
+def _json_columns(spark: SparkSession, source: Source, paths: list[str], needed: list[str]) -> list[str]:
     """The keys of the rows: of the first rows, or of all where a needed key is not among those."""
-    assert source.path is not None
     if source.options.get("multiLine"):
-        return [c for c in spark.read.options(**source.options, primitivesAsString=True, **_OURS).json(source.path).columns
-                if c != CORRUPT]  # fmt: skip
-    lines = spark.read.options(**{k: v for k, v in source.options.items() if k != "multiLine"}).text(source.path)
+        rows = spark.read.options(**source.options, **_OURS).json(paths)
+        return [name for name in rows.columns if name != CORRUPT]
+    lines = spark.read.options(**source.options).text(paths)
     names = _keys(lines.limit(_SAMPLE_ROWS))
     return names if set(needed) <= set(names) else _keys(lines)
 
@@ -144,9 +206,9 @@ def _keys(lines: DataFrame) -> list[str]:
 
 
 def _check_columns(opened: Opened, needed: Iterable[str]) -> None:
-    missing = sorted(set(needed) - set(opened.columns))
+    missing = sorted(set(needed) - set(opened.types))
     if missing:
-        there = ", ".join(name[:40] for name in opened.columns[:30]) or "none"
+        there = ", ".join(name[:40] for name in list(opened.types)[:30]) or "none"
         raise UsageError(
             f"source.{opened.name}: {opened.where} has no column {', '.join(missing)}; it has: {there}. "
             f"Correct the names or the format of source.{opened.name}."
@@ -155,3 +217,8 @@ def _check_columns(opened: Opened, needed: Iterable[str]) -> None:
 
 def _first(text: str) -> str:
     return text.splitlines()[0][:300]
+
+
+def _header(text: str) -> str:
+    file = re.search(r"CSV file: (\S+)", text)
+    return f"that of {file[1]} differs from the first." if file else ""

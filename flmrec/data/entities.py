@@ -8,22 +8,96 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from flmrec.columns import C
-from flmrec.config import Categorical, EntitySource
+from flmrec.config import EntitySource, QualityConfig
 from flmrec.data import parsing
-from flmrec.data.interactions import DUPLICATE, ROW, first_reason, row_of
-from flmrec.sources import CORRUPT, quoted
+from flmrec.data.logs import format_check, long_text, row_of
+from flmrec.data.rules import DUPLICATE, ROW, Check, Parsed, active, beyond, first_reason, id_checks
+from flmrec.sources import BATCH, quoted
+from flmrec.text import templates
 
 TEXT_SEPARATOR = ". "
-_RESERVED = {C.ITEM, C.USER, C.TEXT, C.CONTENT_HASH}
+_RESERVED = {C.ITEM, C.USER, C.TEXT, C.CONTENT_HASH, C.REASON, ROW, DUPLICATE}
 
 
 def needed_columns(source: EntitySource, id_column: str) -> list[str]:
     """The source's columns that the configuration names."""
-    return [source.columns[id_column], *source.text, *source.numeric, *(c.column for c in source.categoricals())]
+    text = templates.columns(source.template) if source.template else source.text
+    return [source.columns[id_column], *text, *attribute_names(source)]
 
 
-def attribute_names(columns: Iterable[str]) -> dict[str, str]:
-    """Source column: name of the attribute, letters, digits and _ only, unique."""
+def attribute_names(source: EntitySource) -> dict[str, str]:
+    """Source column: name of the attribute in the table; letters, digits and _ only, unique."""
+    return _clean_names([*source.numeric, *(c.column for c in source.categoricals()), *source.vectors])
+
+
+def parse(raw: DataFrame, source: EntitySource, id_column: str, quality: QualityConfig) -> Parsed:
+    """One row a source row: id, text, content_hash, attributes, BATCH, C.REASON, ROW."""
+    types = {field.name: field.dataType for field in raw.schema}
+    names = attribute_names(source)
+    identifier = parsing.identifier(quoted(source.columns[id_column]))
+    text = _text(source, types)
+    numbers = {c: parsing.number(quoted(c), types[c]) for c in source.numeric}
+    vectors = {c: parsing.vector(quoted(c), types[c], length) for c, length in source.vectors.items()}
+    checks = [
+        format_check(),
+        *id_checks(id_column, identifier),
+        *(_unread(names[c], c, number, "not a number") for c, number in numbers.items()),
+        *(_unread(names[c], c, v, f"not {source.vectors[c]} numbers") for c, v in vectors.items()),
+        *(_range(names[c], numbers[c], limits) for c, limits in source.ranges.items()),
+        long_text(text, quality),
+    ]
+    on = active(checks, quality)
+    kinds = {c.column: parsing.strings(quoted(c.column), types[c.column], c.sep) for c in source.categoricals()}
+    attributes = {names[c]: column for c, column in (numbers | kinds | vectors).items()}
+    rows = raw.select(
+        identifier.alias(id_column),
+        parsing.clean_text(text).alias(C.TEXT),
+        *(column.alias(name) for name, column in attributes.items()),
+        BATCH,
+        first_reason(on).alias(C.REASON),
+        row_of(raw),
+    )
+    hashed = rows.withColumn(C.CONTENT_HASH, F.md5(C.TEXT))
+    ordered = hashed.select(id_column, C.TEXT, C.CONTENT_HASH, *attributes, BATCH, C.REASON, ROW)
+    return Parsed(ordered, {check.reason: check.rule for check in on})
+
+
+def one_row_an_id(parsed: Parsed, id_column: str, *, newest_batch: bool) -> Parsed:
+    """Marks what is said twice: adds DUPLICATE for a row that repeats another, a reason for one that contradicts it.
+
+    Of the rows of one id with different content one stays: that of the batch with the last name if `newest_batch`,
+    then the one with the longest text, then the one with the smallest hash, so that the order of the rows does not
+    matter. The others break the rule `repeated_id`.
+    """
+    content = F.xxhash64(*[c for c in parsed.rows.columns if c not in (BATCH, C.REASON, ROW)])
+    bad = F.col(C.REASON).isNotNull()
+    best_first = [F.length(C.TEXT).desc_nulls_last(), F.col("content").asc()]
+    if newest_batch:
+        best_first.insert(0, F.col(BATCH).desc())
+    same_id = Window.partitionBy(id_column, bad).orderBy(*best_first)
+    rows = parsed.rows.withColumn("content", content).select(
+        "*", F.row_number().over(same_id).alias("place"), F.first("content").over(same_id).alias("winner")
+    )
+    reason = f"{id_column}: another row of this id says something else"
+    contradicts = ~bad & (F.col("content") != F.col("winner"))
+    columns = [c for c in parsed.rows.columns if c not in (C.REASON, ROW)]
+    marked = rows.select(
+        *columns,
+        (~bad & ~contradicts & (F.col("place") > 1)).alias(DUPLICATE),
+        F.coalesce(C.REASON, F.when(contradicts, F.lit(reason))).alias(C.REASON),
+        ROW,
+    )
+    return Parsed(marked, parsed.rules | {reason: "repeated_id"})
+
+
+def once(judged: DataFrame, duplicates: Observation) -> DataFrame:
+    """The rows that break no rule and repeat none; `duplicates` counts those that repeat (DUPLICATE)."""
+    rows = judged.where(F.col(C.REASON).isNull())
+    counted = rows.observe(duplicates, F.sum(F.col(DUPLICATE).cast("bigint")).alias(DUPLICATE))
+    return counted.where(~F.col(DUPLICATE)).drop(DUPLICATE, BATCH, C.REASON, ROW)
+
+
+def _clean_names(columns: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken = set(_RESERVED)
     for column in dict.fromkeys(columns):
@@ -37,65 +111,26 @@ def attribute_names(columns: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def parse(raw: DataFrame, source: EntitySource, id_column: str) -> DataFrame:
-    """One row a source row: id, text, content_hash, attributes, C.REASON (null where good), ROW (what it said)."""
-    types = {field.name: field.dataType for field in raw.schema}
-    names = attribute_names([*source.numeric, *(c.column for c in source.categoricals())])
-    numbers = {c: parsing.number(quoted(c), types[c]) for c in source.numeric}
-    rules = [
-        ("row: not of the source's format", quoted(CORRUPT).isNotNull()),
-        (f"{id_column}: missing", parsing.identifier(quoted(source.columns[id_column])).isNull()),
-        *((f"{names[c]}: not a number", parsing.is_given(quoted(c)) & n.isNull()) for c, n in numbers.items()),
-    ]
-    parsed = raw.select(
-        parsing.identifier(quoted(source.columns[id_column])).alias(id_column),
-        parsing.clean_text(_text(source, types)).alias(C.TEXT),
-        *(number.alias(names[c]) for c, number in numbers.items()),
-        *(_values(c, types).alias(names[c.column]) for c in source.categoricals()),
-        first_reason(rules).alias(C.REASON),
-        row_of(raw).alias(ROW),
-    )
-    hashed = parsed.withColumn(C.CONTENT_HASH, F.md5(C.TEXT))
-    return hashed.select(id_column, C.TEXT, C.CONTENT_HASH, *hashed.columns[2:-1])
-
-
-def one_row_an_id(parsed: DataFrame, id_column: str) -> DataFrame:
-    """Marks what is said twice: adds DUPLICATE for a row that repeats another, a reason for one that contradicts it.
-
-    Of rows of one id with different content the one with the longest text stays, and the greatest hash among those,
-    so that the choice does not depend on the order of the rows.
-    """
-    content = F.xxhash64(*[c for c in parsed.columns if c not in (C.REASON, ROW)])
-    bad = F.col(C.REASON).isNotNull()
-    rows = Window.partitionBy(id_column, bad).orderBy(F.length(C.TEXT).desc_nulls_last(), "content")
-    numbered = parsed.withColumn("content", content).select(
-        "*",
-        F.row_number().over(rows).alias("row_number"),
-        F.coalesce(F.lag("content").over(rows) == F.col("content"), F.lit(False)).alias("repeats"),
-    )
-    later = (F.col("row_number") > 1) & ~bad
-    return numbered.select(
-        *[c for c in parsed.columns if c not in (C.REASON, ROW)],
-        F.when(later & ~F.col("repeats"), F.lit(f"{id_column}: another row of this id says something else"))
-        .otherwise(F.col(C.REASON))
-        .alias(C.REASON),
-        (later & F.col("repeats")).alias(DUPLICATE),
-        ROW,
-    )
-
-
-def good(judged: DataFrame, duplicates: Observation) -> DataFrame:
-    """The rows that break no rule and repeat none; `duplicates` counts those that repeat (DUPLICATE)."""
-    rows = judged.where(F.col(C.REASON).isNull())
-    counted = rows.observe(duplicates, F.sum(F.col(DUPLICATE).cast("bigint")).alias(DUPLICATE))
-    return counted.where(~F.col(DUPLICATE)).drop(DUPLICATE, C.REASON, ROW)
-
-
 def _text(source: EntitySource, types: dict[str, T.DataType]) -> Column:
-    parts = [parsing.words(quoted(c), types[c]) for c in source.text]
-    given = [F.when(F.trim(part) != "", F.trim(part)) for part in parts]
-    return F.concat_ws(TEXT_SEPARATOR, *given) if given else F.lit(None).cast("string")
+    """The template filled in, or the text columns one after the other; codes by the names that conf gives them."""
+
+    def value(column: str) -> Column:
+        text = F.trim(parsing.words(quoted(column), types[column]))
+        given = F.when(text != "", text)
+        named = source.names.get(column)
+        if not named:
+            return given
+        codes = F.create_map(*[F.lit(part) for pair in named.items() for part in pair])
+        return F.coalesce(codes[given], given)
+
+    if source.template:
+        return templates.render(source.template, value)
+    return F.concat_ws(TEXT_SEPARATOR, *map(value, source.text)) if source.text else F.lit(None).cast("string")
 
 
-def _values(attribute: Categorical, types: dict[str, T.DataType]) -> Column:
-    return parsing.strings(quoted(attribute.column), types[attribute.column], attribute.sep)
+def _unread(name: str, column: str, parsed: Column, wrong: str) -> Check:
+    return Check("bad_value", f"{name}: {wrong}", parsing.is_given(quoted(column)) & parsed.isNull())
+
+
+def _range(name: str, value: Column, limits: list[float]) -> Check:
+    return Check("value_range", f"{name}: not in {limits[0]:g} to {limits[1]:g}", beyond(value, limits))

@@ -50,7 +50,7 @@ def whole_number(column: Column, dtype: T.DataType) -> Column:
 
 
 def is_given(column: Column) -> Column:
-    """True where the source says something: not null, not blank."""
+    """BOOLEAN: the source says something, neither null nor blank."""
     return F.coalesce(F.trim(column.cast("string")) != "", F.lit(False))
 
 
@@ -68,6 +68,16 @@ def strings(column: Column, dtype: T.DataType, sep: str | None = None) -> Column
     return F.coalesce(F.filter(trimmed, lambda v: v.isNotNull() & (v != "")), F.array().cast("array<string>"))
 
 
+def vector(column: Column, dtype: T.DataType, length: int) -> Column:
+    """ARRAY<FLOAT> of `length` finite numbers, from an array, or a JSON list; null for anything else."""
+    if isinstance(dtype, T.ArrayType):
+        values = F.transform(column, lambda v: v.cast("string").try_cast("float"))
+    else:
+        values = F.from_json(column.cast("string"), "array<float>")
+    finite = F.forall(values, lambda v: v.isNotNull() & ~F.isnan(v) & (F.abs(v) != float("inf")))
+    return F.when((F.size(values) == length) & finite, values)
+
+
 def words(column: Column, dtype: T.DataType) -> Column:
     """STRING for a text; the values of a list are separated by commas."""
     if isinstance(dtype, T.ArrayType):
@@ -75,6 +85,8 @@ def words(column: Column, dtype: T.DataType) -> Column:
     if isinstance(dtype, T.StringType):
         listed = F.array_join(F.from_json(column, "array<string>"), ", ")
         return F.when(column.startswith("[") & listed.isNotNull(), listed).otherwise(column)
+    if isinstance(dtype, T.DoubleType | T.FloatType):
+        return F.regexp_replace(column.cast("string"), r"\.0$", "")
     return column.cast("string")
 
 

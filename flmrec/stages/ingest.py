@@ -1,12 +1,14 @@
-"""Sources to `interactions`, `items` and `users`; bad rows to `quarantine`; every row accounted for in `ledger`.
+"""Sources to `interactions`, `items`, `users` and `words`; bad rows to `quarantine`; every row in the ledger.
 
 Each source is read twice: once to judge every row and to count, so that nothing is written before the data contract
-is known to hold, and once to write.
+is known to hold for all sources, and once to write. A source in which nothing changed is not read.
 """
 
 import datetime as dt
+import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,44 +17,70 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from flmrec import columns, lake
+from flmrec import columns, contract, intake, lake, maintenance, merging, processed
 from flmrec.columns import C, Tables
-from flmrec.config import Config, EntitySource, InteractionSource
-from flmrec.data import entities, interactions
-from flmrec.data.entities import DUPLICATE
-from flmrec.data.interactions import ROW
-from flmrec.errors import DataContractError, UsageError
+from flmrec.config import Config, EntitySource, InteractionSource, WordsSource
+from flmrec.data import entities, logs, rules
+from flmrec.data.rules import DUPLICATE, ROW, Parsed
+from flmrec.errors import UsageError
+from flmrec.intake import STAGE, Intake
 from flmrec.lake import Lake, LedgerRow
-from flmrec.sources import Opened, explain, open_source
+from flmrec.merging import Merged
+from flmrec.processed import Entry
+from flmrec.progress import console
+from flmrec.sources import BATCH, CHANGE, Opened, explain, open_source
 
-STAGE = "ingest"
 _ID = {Tables.ITEMS: C.ITEM, Tables.USERS: C.USER}
+_LOG_COLUMNS = {Tables.INTERACTIONS: logs.INTERACTIONS, Tables.WORDS: logs.WORDS}
+_IDENTITY = {
+    Tables.INTERACTIONS: [C.USER, C.ITEM, C.EVENT_TS, C.EVENT],
+    Tables.WORDS: [C.USER, C.ITEM, C.EVENT_TS, C.TEXT],
+}
 
 
 @dataclass(frozen=True)
 class Judged:
     """A source whose rows have been judged and counted."""
 
+    intake: Intake
     opened: Opened
-    rows: DataFrame  # parsed rows with C.REASON and ROW
-    rows_in: int
+    parsed: Parsed
     bad: Counter[str]  # reason: rows
+    entries: list[Entry]  # what is worked off once this is written
+    rows_in: int
+    removed: DataFrame | None  # good rows that a change feed deletes
 
     @property
     def table(self) -> str:
-        return self.opened.name
+        return self.intake.name
 
 
 def run(spark: SparkSession, cfg: Config) -> None:
+    """Raises UsageError or DataContractError before anything is written."""
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
     check_writable(cfg.lake.root)
-    judged = [_judge(spark, cfg, name) for name in _sources(cfg)]
-    _quarantine(store, judged, cfg.run.id)
-    ledger = [_write(store, one) for one in judged]
+    judged: dict[str, Judged] = {}
+    unchanged = []
+    for name in _sources(cfg):
+        plan = intake.plan(spark, store, cfg, name, _needed(cfg, name))
+        if plan is not None:
+            judged[name] = _judge(spark, store, cfg, plan, judged)
+        if plan is None or intake.is_same(plan, judged[name].entries):
+            unchanged.append(name)
+    changed = [one for name, one in judged.items() if name not in unchanged]
+    _quarantine(store, cfg, changed)
+    ledger = [_write(store, cfg, one) for one in changed]
     for row in ledger:
         row.check()
+        _report(row)
+    for name in unchanged:
+        console.print(f"  {name}: nothing new")
+        ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
     lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
+    if judged:
+        processed.replace(store, cfg.run.id, STAGE, {name: one.entries for name, one in judged.items()})
+    maintenance.keep(store, [one.table for one in changed])
 
 
 def check_writable(root: str) -> None:
@@ -71,31 +99,76 @@ def check_writable(root: str) -> None:
 
 
 def _sources(cfg: Config) -> list[str]:
-    return [Tables.INTERACTIONS, Tables.ITEMS] + ([Tables.USERS] if cfg.source.users else [])
+    """In the order in which they are judged: events may be checked against items and users."""
+    optional = {Tables.USERS: cfg.source.users, Tables.WORDS: cfg.source.words}
+    names = [Tables.ITEMS, Tables.USERS, Tables.INTERACTIONS, Tables.WORDS]
+    return [name for name in names if name not in optional or optional[name] is not None]
 
 
-def _judge(spark: SparkSession, cfg: Config, name: str) -> Judged:
+def _needed(cfg: Config, name: str) -> list[str]:
     source = getattr(cfg.source, name)
-    if isinstance(source, InteractionSource):
-        needed = [c for c in vars(source.columns).values() if c is not None]
-    else:
-        needed = entities.needed_columns(source, _ID[name])
-    opened = open_source(spark, name, source, needed)
+    if isinstance(source, EntitySource):
+        return entities.needed_columns(source, _ID[name])
+    return [column for column in vars(source.columns).values() if isinstance(column, str)]
+
+
+def _judge(spark: SparkSession, store: Lake, cfg: Config, plan: Intake, before: dict[str, Judged]) -> Judged:
+    """Parses, judges and counts a source. Raises DataContractError where it breaks the contract."""
+    opened = open_source(spark, plan.name, plan.source, _needed(cfg, plan.name), files=plan.files, after=plan.after)
+    for line in contract.check_types(plan, opened, _needed(cfg, plan.name)):
+        console.print(line)
+    given, removed = opened.rows, None
+    if plan.after:
+        given = opened.rows.where(F.col(CHANGE) == "insert")
+        deleted = _parse(cfg, plan, opened.rows.where(F.col(CHANGE) == "delete")).rows
+        removed = deleted.where(F.col(C.REASON).isNull()).select(_columns(plan, deleted))
+    parsed = _mark(store, cfg, plan, _parse(cfg, plan, given), before)
     try:
-        rows = _parse(opened, source, cfg)
-        counts = {r[C.REASON]: r["count"] for r in rows.groupBy(C.REASON).count().collect()}
+        rows = contract.count(parsed.rows, opened)
+        contract.check_columns(opened, given, _needed(cfg, plan.name), cfg.quality)
     except (PySparkException, Py4JJavaError) as error:
-        raise explain(error, name, opened.where) from None
-    judged = Judged(opened, rows, sum(counts.values()), Counter({k: n for k, n in counts.items() if k is not None}))
-    _check_some_good(judged)
-    return judged
+        raise explain(error, plan.name, opened.where) from None
+    contract.check(plan, opened, parsed, rows, cfg.quality)
+    entries = intake.worked_off(plan, contract.contents(rows), json.dumps(opened.types))
+    return Judged(plan, opened, parsed, contract.bad(rows), entries, sum(r.rows for r in rows), removed)
 
 
-def _parse(opened: Opened, source: InteractionSource | EntitySource, cfg: Config) -> DataFrame:
-    if isinstance(source, InteractionSource):
-        return interactions.parse(opened.rows, source, _now(cfg))
-    id_column = _ID[opened.name]
-    return entities.one_row_an_id(entities.parse(opened.rows, source, id_column), id_column).persist()
+def _parse(cfg: Config, plan: Intake, raw: DataFrame) -> Parsed:
+    match plan.source:
+        case InteractionSource():
+            return logs.parse_interactions(raw, plan.source, cfg.quality, _now(cfg))
+        case WordsSource():
+            return logs.parse_words(raw, plan.source, cfg.quality, _now(cfg))
+        case EntitySource():
+            return entities.parse(raw, plan.source, _ID[plan.name], cfg.quality)
+
+
+def _mark(store: Lake, cfg: Config, plan: Intake, parsed: Parsed, before: dict[str, Judged]) -> Parsed:
+    """The rules that look at more than one row; what needs a shuffle is cached, for it is read twice."""
+    quality = cfg.quality
+    if plan.name in _ID:
+        parsed = entities.one_row_an_id(parsed, _ID[plan.name], newest_batch=plan.is_update)
+        return Parsed(parsed.rows.persist(), parsed.rules)
+    if plan.name != Tables.INTERACTIONS:
+        return parsed
+    for table, rule in ((Tables.ITEMS, "unknown_item"), (Tables.USERS, "unknown_user")):
+        if rules.rule_of(quality, rule).action != "off" and table in _sources(cfg):
+            parsed = rules.mark_unknown(parsed, _known_ids(store, before.get(table), table), _ID[table], rule)
+    if quality.robots.action != "off":
+        parsed = rules.mark_robots(parsed, quality.robots)
+    if quality.same_second.action != "off":
+        parsed = rules.mark_same_second(parsed)
+    return parsed
+
+
+def _known_ids(store: Lake, judged: Judged | None, table: str) -> DataFrame:
+    """Ids of the items or users that this run writes or finds in its table."""
+    if judged is None:
+        return store.read(table).select(_ID[table])
+    ids = judged.parsed.rows.where(F.col(C.REASON).isNull()).select(_ID[table])
+    if judged.intake.is_update:
+        ids = ids.union(store.read(table).select(_ID[table]))
+    return ids.distinct()
 
 
 def _now(cfg: Config) -> dt.datetime:
@@ -105,44 +178,63 @@ def _now(cfg: Config) -> dt.datetime:
     return max(end, dt.datetime.now(dt.UTC))
 
 
-def _check_some_good(judged: Judged) -> None:
-    n_bad = judged.bad.total()
-    if n_bad < judged.rows_in:
-        return
-    if judged.rows_in == 0:
-        raise DataContractError(f"source.{judged.table}: {judged.opened.where} holds no rows; deliver it again.")
-    worst = ", ".join(f"{reason} ({n})" for reason, n in judged.bad.most_common(3))
-    raise DataContractError(
-        f"source.{judged.table}: none of the {judged.rows_in} rows of {judged.opened.where} can be used: {worst}; "
-        f"correct format, columns or ts_format of source.{judged.table}."
+def _columns(plan: Intake, parsed: DataFrame) -> list[str]:
+    """The table's columns among those of the parsed rows."""
+    return [c for c in parsed.columns if c not in (BATCH, C.REASON, ROW, DUPLICATE)]
+
+
+def _reasons(one: Judged, cfg: Config, action: str) -> list[str]:
+    return [r for r in one.bad if rules.rule_of(cfg.quality, one.parsed.rules[r]).action == action]
+
+
+def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
+    """Bad rows of all sources in one commit; the table is made even if there are none."""
+    rows = store.spark.createDataFrame([], columns.QUARANTINE)
+    found = False
+    for one in judged:
+        reasons = _reasons(one, cfg, "quarantine")
+        if reasons:
+            found = True
+            raw = F.to_json(ROW, {"ignoreNullFields": "false"}).alias(C.RAW)
+            bad = one.parsed.rows.where(F.col(C.REASON).isin(reasons))
+            rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(cfg.run.id)))
+    if found or not store.exists(Tables.QUARANTINE):
+        lake.replace_run(store, Tables.QUARANTINE, rows, cfg.run.id)
+
+
+def _write(store: Lake, cfg: Config, one: Judged) -> LedgerRow:
+    duplicates = Observation()
+    if one.table in _ID:
+        rows = entities.once(one.parsed.rows, duplicates)
+    else:
+        rows = logs.once(one.parsed.rows, _LOG_COLUMNS[one.table], duplicates)
+    if one.intake.is_update:
+        merged = _merge(store, one, rows.persist())
+        rows.unpersist()
+    else:
+        version = store.write(one.table, rows)
+        merged = Merged(version, store.rows_written(one.table, version), 0, 0)
+    one.parsed.rows.unpersist()
+    store.pinned[one.table] = merged.version
+    return LedgerRow(
+        table=one.table,
+        rows_in=one.rows_in,
+        rows_out=merged.written,
+        rows_quarantined=sum(one.bad[r] for r in _reasons(one, cfg, "quarantine")),
+        rows_duplicate=(duplicates.get[DUPLICATE] or 0) + merged.repeated,
+        rows_dropped=sum(one.bad[r] for r in _reasons(one, cfg, "drop")),
+        delta_version=merged.version,
     )
 
 
-def _quarantine(store: Lake, judged: list[Judged], run_id: str) -> None:
-    """Bad rows of all sources in one commit; the table is made even if there are none."""
-    rows = store.spark.createDataFrame([], columns.QUARANTINE)
-    for one in judged:
-        if one.bad:
-            raw = F.to_json(ROW, {"ignoreNullFields": "false"}).alias(C.RAW)
-            bad = one.rows.where(F.col(C.REASON).isNotNull())
-            rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(run_id)))
-    if any(one.bad for one in judged) or not store.exists(Tables.QUARANTINE):
-        lake.replace_run(store, Tables.QUARANTINE, rows, run_id)
+def _merge(store: Lake, one: Judged, rows: DataFrame) -> Merged:
+    if one.table in _ID:
+        return merging.merge_entities(store, one.table, rows, _ID[one.table], one.removed)
+    return merging.merge_log(store, one.table, rows, _IDENTITY[one.table], one.removed)
 
 
-def _write(store: Lake, judged: Judged) -> LedgerRow:
-    duplicates = Observation()
-    if judged.table == Tables.INTERACTIONS:
-        rows = interactions.good(judged.rows, duplicates)
-    else:
-        rows = entities.good(judged.rows, duplicates)
-    version = store.write(judged.table, rows)
-    judged.rows.unpersist()
-    return LedgerRow(
-        table=judged.table,
-        rows_in=judged.rows_in,
-        rows_out=store.rows_written(judged.table, version),
-        rows_quarantined=judged.bad.total(),
-        rows_duplicate=duplicates.get[DUPLICATE] or 0,
-        delta_version=version,
+def _report(row: LedgerRow) -> None:
+    console.print(
+        f"  {row.table}: {row.rows_in:,} rows in, {row.rows_out:,} out, {row.rows_quarantined:,} quarantined, "
+        f"{row.rows_duplicate:,} duplicate, {row.rows_dropped:,} dropped"
     )

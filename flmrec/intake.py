@@ -1,0 +1,120 @@
+"""What of a source has to be read tonight: everything, the new files, the change feed, or nothing."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+
+from flmrec import processed
+from flmrec.config import Config
+from flmrec.data.rules import ROW
+from flmrec.errors import DataContractError
+from flmrec.lake import Lake
+from flmrec.processed import Entry
+from flmrec.sources import BATCH, Opened, Source, batches, open_source
+
+STAGE = "ingest"
+_PLACE = ("path", "table", "load")  # keys of a source that do not change what its rows mean
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What is read of one source."""
+
+    name: str
+    source: Source
+    stamps: dict[str, str]  # batch: stamp, of all that is there
+    known: tuple[Entry, ...]  # batches of earlier runs
+    settings: str
+    files: tuple[str, ...] = ()  # read these only
+    after: str = ""  # read the changes after this version only
+
+    @property
+    def is_update(self) -> bool:
+        """True when what is read is merged into the table, False when it replaces the table."""
+        return bool(self.files or self.after)
+
+
+def plan(spark: SparkSession, store: Lake, cfg: Config, name: str, needed: Sequence[str]) -> Intake | None:
+    """None where there is nothing new. Raises DataContractError where a file of an earlier run has other content."""
+    source: Source = getattr(cfg.source, name)
+    known = tuple(processed.entries(store, STAGE, name))
+    stamps = batches(spark, name, source)
+    intake = Intake(name, source, stamps, known, _settings(cfg, name, source))
+    old = {e.batch: e.stamp for e in known}
+    if source.load == "full" or not known:
+        same = stamps == old and stamps and all(e.settings == intake.settings for e in known)
+        return None if same else intake
+    if stamps.keys() == old.keys() and _is_delta(stamps):
+        (where, version), *_ = stamps.items()
+        return None if old[where] == version else replace(intake, after=old[where])
+    touched = [batch for batch, stamp in stamps.items() if batch in old and old[batch] != stamp]
+    if touched:
+        _refuse_other_content(spark, intake, touched, needed)
+    new = tuple(sorted(stamps.keys() - old.keys()))
+    return replace(intake, files=new) if new else None
+
+
+def worked_off(intake: Intake, contents: dict[str, tuple[int, str]], types: str) -> list[Entry]:
+    """The entries that stand for this source from now on. contents: batch: (rows, hash) of what was read."""
+    read = intake.files or intake.stamps
+    entries = []
+    for batch in read:
+        rows, content = contents.get(batch, (0, ""))
+        stamp = intake.stamps[batch]
+        entries.append(
+            Entry(
+                source=intake.name,
+                batch=batch,
+                stamp=stamp,
+                content=content,
+                rows=rows,
+                settings=intake.settings,
+                types=types,
+            )
+        )
+    kept = [e for e in intake.known if intake.files and e.batch not in read]
+    return kept + entries
+
+
+def is_same(intake: Intake, entries: Sequence[Entry]) -> bool:
+    """True where a whole source was read again and says what it said before."""
+    if intake.is_update or not intake.known:
+        return False
+
+    def facts(some: Sequence[Entry]) -> set[tuple[str, str, int, str]]:
+        return {(e.batch, e.content, e.rows, e.settings) for e in some}
+
+    return facts(entries) == facts(intake.known)
+
+
+def content_hash(opened: Opened) -> tuple[Column, Column]:
+    """Two sums over the hashes of the rows' own columns: equal for equal rows in any order."""
+    columns = [F.col(f"{ROW}.`{c.replace('`', '``')}`") for c, t in opened.types.items() if "map<" not in t]
+    hashed = F.xxhash64(*columns)
+    return F.sum(F.shiftright(hashed, 32)), F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF).cast("bigint")))
+
+
+def _settings(cfg: Config, name: str, source: Source) -> str:
+    meaning = {key: value for key, value in asdict(source).items() if key not in _PLACE}
+    return processed.settings_hash(name, meaning, asdict(cfg.quality))
+
+
+def _is_delta(stamps: dict[str, str]) -> bool:
+    return len(stamps) == 1 and all(stamp.isdigit() for stamp in stamps.values())
+
+
+def _refuse_other_content(spark: SparkSession, intake: Intake, touched: list[str], needed: Sequence[str]) -> None:
+    opened = open_source(spark, intake.name, intake.source, needed, files=touched)
+    rows = opened.rows.select(BATCH, F.struct(*[F.col(f"`{c}`") for c in opened.types]).alias(ROW))
+    high, low = content_hash(opened)
+    found = rows.groupBy(BATCH).agg(F.count(F.lit(1)), F.concat_ws(" ", high, low)).collect()
+    now = {r[0]: (r[1], r[2]) for r in found}
+    for entry in intake.known:
+        if entry.batch in touched and now.get(entry.batch, (0, "")) != (entry.rows, entry.content):
+            raise DataContractError(
+                f"source.{intake.name}: {entry.batch} was ingested with {entry.rows} rows and now holds other content "
+                f"({now.get(entry.batch, (0, ''))[0]} rows); a batch cannot change: deliver corrections as a new file, "
+                f"or take the whole source again with source.{intake.name}.load=full."
+            )
