@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv and fills it with exactly what requirements-dev.lock lists, then MiniLM and flmrec itself.
-# No index is named here: pip and uv use the machine's own (PIP_INDEX_URL and UV_INDEX_URL, or PyPI).
+# No index is named here: pip and uv use the machine's own (PIP_INDEX_URL and UV_DEFAULT_INDEX, or PyPI).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source setup/common.sh
