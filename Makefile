@@ -55,7 +55,7 @@ fmt: setup  ## format the code and mend what ruff can mend
 	@$(py) -m ruff format .
 
 bench: setup  ## run the benchmarks
-	@for bench in benchmarks/bench_*.py; do echo "bench: $$bench"; $(py) $$bench || exit 1; done
+	@for bench in benchmarks/[a-z]*.py; do echo "bench: $$bench"; $(py) $$bench || exit 1; done
 
 lock: setup  ## resolve requirements*.in anew into the two locks
 	@echo "lock: requirements-dev.lock, requirements.lock"
