@@ -62,6 +62,6 @@ lock: setup  ## resolve requirements*.in anew into the two locks
 	@.venv/bin/uv $(lock_flags) --upgrade requirements-dev.in -o requirements-dev.lock
 	@.venv/bin/uv $(lock_flags) -c requirements-dev.lock requirements.in -o requirements.lock
 
-clean:  ## remove .venv, data, caches of tools; your lake stays
-	@echo "clean: .venv, data, caches"
-	@rm -rf .venv data .mypy_cache .ruff_cache .pytest_cache *.egg-info build
+clean:  ## remove .venv, MovieLens and caches of tools; your lake stays
+	@echo "clean: .venv, data/movielens-100k, caches of tools"
+	@rm -rf .venv data/movielens-100k .mypy_cache .ruff_cache .pytest_cache *.egg-info build
