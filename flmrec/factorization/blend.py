@@ -1,0 +1,98 @@
+"""Choosing the weights of the parts on validation, by search one weight at a time. numpy only."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from flmrec.evaluation.gain import ndcg, next_item_ndcg
+from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend
+from flmrec.factorization.histories import Floats, Ints
+
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
+PRIOR_EVENTS = (0.0, 1.0, 3.0, 10.0)
+_ROUNDS = 2
+_START = {TOWER: 0.5, SEQUENTIAL: 1.0, LONG: 0.25}  # what most data sets come close to
+_COLD_START = {TOWER: 0.25, SEQUENTIAL: 0.25, LONG: 1.0}
+
+
+def default(parts: Sequence[str]) -> Blend:
+    """Without validation: weights that suit most data sets."""
+    return Blend(warm={name: _START[name] for name in parts}, cold={name: _COLD_START[name] for name in parts})
+
+
+@dataclass(frozen=True)
+class WarmJudges:
+    """Users with their next event."""
+
+    users: Mapping[str, Floats]  # part: (m, d)
+    targets: Ints  # (m,) item numbers
+    seen: Sequence[Ints]
+
+
+@dataclass(frozen=True)
+class ColdJudges:
+    """Users with their choices among pseudo-cold items; users' vectors come from their other events."""
+
+    users: Mapping[str, Floats]  # part: (m, d)
+    predicted: Mapping[str, Floats]  # part: (c, d), by a prior that has not seen these items
+    relevant: np.ndarray  # (m, c) bool
+
+
+def choose_warm(
+    start: Blend, parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, judges: WarmJudges
+) -> Blend:
+    """The weights and prior_events with the best NDCG@10 of the judges' next events, near `start`.
+
+    parts, predicted: (n + 1, d) factors of all items; counts: (n + 1,) their events.
+    """
+    own = {name: judges.users[name] @ parts[name].T for name in parts}  # (m, n + 1) each
+    guessed = {name: judges.users[name] @ predicted[name].T for name in parts}
+
+    def measure(blend: Blend) -> float:
+        share = blend.own_share(counts)
+        scores = sum(blend.warm[n] * (own[n] * share + guessed[n] * (1 - share)) for n in parts)
+        return float(next_item_ndcg(np.asarray(scores), judges.seen, judges.targets).mean())
+
+    best = _search(start.warm, lambda warm: measure(replace(start, warm=warm)))
+    chosen = replace(start, warm=best)
+    prior_events = max(PRIOR_EVENTS, key=lambda value: measure(replace(chosen, prior_events=value)))
+    return replace(chosen, prior_events=prior_events)
+
+
+def choose_cold(start: Blend, judges: ColdJudges) -> Blend:
+    """The weights of cold items with the best NDCG@10 among the pseudo-cold items, scaled to the warm items' scores."""
+    scores = {name: judges.users[name] @ judges.predicted[name].T for name in judges.predicted}
+
+    def measure(weights: Mapping[str, float]) -> float:
+        total = sum(weights[name] * scores[name] for name in scores)
+        return float(ndcg(np.asarray(total), judges.relevant, 10).mean())
+
+    best = _search(start.cold, measure)
+    return replace(start, cold=_as_wide_as(best, start.warm, scores))
+
+
+def _as_wide_as(cold: Mapping[str, float], warm: Mapping[str, float], scores: Mapping[str, Floats]) -> dict[str, float]:
+    """The cold weights times one factor, so that cold items' scores spread as the warm weights would spread them."""
+
+    def width(weights: Mapping[str, float]) -> float:
+        return float(np.std(np.asarray(sum(weights[name] * scores[name] for name in scores))))
+
+    factor = width(warm) / max(width(cold), 1e-9)
+    return {name: weight * factor for name, weight in cold.items()}
+
+
+def _search(start: Mapping[str, float], measure: Callable[[Mapping[str, float]], float]) -> dict[str, float]:
+    """Coordinate search over WEIGHTS from `start`; ties keep what is there. Never all zero."""
+    best = dict(start)
+    best_value = measure(best)
+    for _ in range(_ROUNDS):
+        for name in start:
+            for weight in WEIGHTS:
+                trial = best | {name: weight}
+                if weight == best[name] or not any(trial.values()):
+                    continue
+                value = measure(trial)
+                if value > best_value:
+                    best, best_value = trial, value
+    return best

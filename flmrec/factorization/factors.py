@@ -1,0 +1,130 @@
+"""Published factors: the tower's and the linear models' vectors side by side, weighted, as one inner product.
+
+A part (tower, sequential, long) scores by its own inner product. A user's part is divided by the spread of its scores
+over the known items, so that the parts are comparable for every user (what z-scoring does, folded into the user's
+vector), and an item's part is multiplied by the part's weight. Items have, besides their own factors, those which a
+kernel ridge regression predicts from text and attributes; an item with few events leans on them, a cold one has nothing
+else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from flmrec.factorization.histories import Floats, Histories, Ints
+from flmrec.factorization.linear import LinearFactors
+from flmrec.model import artifact
+from flmrec.model.flm import Flm
+
+FILE = "factors.safetensors"
+TOWER, SEQUENTIAL, LONG = "tower", "sequential", "long"
+_AT_ONCE = 512  # histories in the tower
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Weights of the parts for items with events and for cold ones, and how much an item's own events count."""
+
+    warm: Mapping[str, float]
+    cold: Mapping[str, float]
+    prior_events: float = 0.0  # an item with n events has n / (n + prior_events) of its own factors, rest predicted
+
+    def own_share(self, counts: Ints) -> Floats:
+        """(n,) share of an item's own factors; 0 where it has no events."""
+        return (counts / np.maximum(counts + self.prior_events, 1e-9)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class UserSide:
+    """What makes a user's vector from a history; saved in the model folder, loaded once by every Spark task."""
+
+    flm: Flm
+    tower_items: Floats  # (n + 1, D) item factors that the tower reads
+    linear: Mapping[str, LinearFactors]
+    half_lives: Mapping[str, float | None]
+    spreads: Mapping[str, Floats]  # part: (d, d) covariance of the known items' factors
+
+    @property
+    def parts(self) -> list[str]:
+        return list(self.spreads)
+
+    def parts_of(self, histories: Histories) -> dict[str, Floats]:
+        """Part: (users, d), scores of unit spread; zero for users without events."""
+        vectors = {TOWER: self._tower(histories)}
+        for name, factors in self.linear.items():
+            vectors[name] = factors.user_vectors(histories, self.half_lives[name])
+        return {name: _of_unit_spread(vectors[name], self.spreads[name]) for name in self.spreads}
+
+    def vectors(self, histories: Histories) -> Floats:
+        """(users, all parts side by side)."""
+        return np.concatenate(list(self.parts_of(histories).values()), axis=1)
+
+    @torch.no_grad()
+    def _tower(self, histories: Histories) -> Floats:
+        """(users, D + 1): the state after the newest event, and 1 for the items' bias."""
+        length = self.flm.recipe.length
+        items = torch.from_numpy(self.tower_items)
+        out = np.zeros((histories.n_users, items.shape[1] + 1), dtype=np.float32)
+        active = np.flatnonzero(histories.lengths)
+        for start in range(0, len(active), _AT_ONCE):
+            users = active[start : start + _AT_ONCE]
+            history = torch.from_numpy(newest(histories, users, length))
+            out[users, :-1] = self.flm.states(history, items[history])[:, -1].numpy()
+            out[users, -1] = 1
+        return out
+
+
+def newest(histories: Histories, users: Ints, length: int) -> Ints:
+    """(users, length): the newest events of each, padded with 0 on the left."""
+    history = np.zeros((len(users), length), dtype=np.int64)
+    for row, user in enumerate(users):
+        items = histories.of_user(user)[-length:]
+        history[row, length - len(items) :] = items
+    return history
+
+
+def spread_of(factors: Floats) -> Floats:
+    """(d, d) covariance over the rows: the scores of user vector u have variance u' C u."""
+    return np.cov(factors, rowvar=False, bias=True).astype(np.float32).reshape(factors.shape[1], -1)
+
+
+def item_vectors(parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, blend: Blend) -> Floats:
+    """(n, all parts side by side) from own and predicted factors, each part (n, d), and events an item (n,)."""
+    own = blend.own_share(counts)[:, None]
+    warm = (counts > 0)[:, None]
+    columns = []
+    for name, factors in parts.items():
+        shrunk = own * factors + (1 - own) * predicted[name]
+        columns.append(np.where(warm, blend.warm[name] * shrunk, blend.cold[name] * predicted[name]))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def save_user_side(side: UserSide, folder: Path) -> None:
+    arrays = {"tower_items": side.tower_items} | {f"spread.{name}": spread for name, spread in side.spreads.items()}
+    for name, factors in side.linear.items():
+        arrays[f"inputs.{name}"], arrays[f"outputs.{name}"] = factors.inputs, factors.outputs
+    about = {name: "" if value is None else str(value) for name, value in side.half_lives.items()}
+    save_file(arrays, folder / FILE, metadata=about | {"parts": " ".join(side.parts)})
+
+
+def load_user_side(folder: Path) -> UserSide:
+    arrays = load_file(folder / FILE)
+    with safe_open(folder / FILE, framework="np") as file:
+        about = file.metadata()
+    names = about["parts"].split()
+    linear = {n: LinearFactors(arrays[f"inputs.{n}"], arrays[f"outputs.{n}"]) for n in names if f"inputs.{n}" in arrays}
+    half_lives = {name: float(about[name]) if about[name] else None for name in linear}
+    spreads = {name: arrays[f"spread.{name}"] for name in names}
+    return UserSide(artifact.load_flm(folder), arrays["tower_items"], linear, half_lives, spreads)
+
+
+def _of_unit_spread(vectors: Floats, spread: Floats) -> Floats:
+    """Rows scaled so that u' C u = 1; zero rows stay zero."""
+    variance = np.einsum("ud,ud->u", vectors @ spread, vectors)
+    scale = np.where(variance > 1e-12, 1 / np.sqrt(np.maximum(variance, 1e-12)), 0.0)
+    return (vectors * scale[:, None]).astype(np.float32)

@@ -1,0 +1,79 @@
+"""Users' histories as two flat arrays, and the sums over them that linear models need. numpy only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+_MAX_LAG = 64  # events further apart than this do not enter the sequential sums
+
+
+@dataclass(frozen=True)
+class Histories:
+    """User u's items, oldest first, are items[starts[u] : starts[u + 1]]; items are numbered 1..n_items."""
+
+    starts: Ints  # (users + 1,)
+    items: Ints  # (events,)
+    n_items: int
+
+    @classmethod
+    def of(cls, users: Ints, items: Ints, n_users: int, n_items: int) -> "Histories":
+        """From events sorted by (user, time)."""
+        counts = np.bincount(users, minlength=n_users)
+        return cls(np.concatenate([[0], np.cumsum(counts)]), items.astype(np.int64), n_items)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """(users,) events a user."""
+        return np.diff(self.starts)
+
+    def item_counts(self) -> Ints:
+        """(n_items + 1,) events an item."""
+        return np.bincount(self.items, minlength=self.n_items + 1)
+
+    def of_user(self, user: int) -> Ints:
+        return self.items[self.starts[user] : self.starts[user + 1]]
+
+    def users(self) -> Ints:
+        """(events,) the user of each event."""
+        return np.repeat(np.arange(self.n_users), self.lengths)
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Histories":
+        """The events of the items i with mask[i]; users keep their numbers."""
+        kept = mask[self.items]
+        return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items)
+
+    def of_users(self, users: Ints) -> "Histories":
+        """The histories of some users, numbered anew in the order given."""
+        items = [self.of_user(user) for user in users]
+        numbers = np.repeat(np.arange(len(users)), [len(own) for own in items])
+        return Histories.of(numbers, np.concatenate([self.items[:0], *items]), len(users), self.n_items)
+
+    def matrix(self, half_life: float | None) -> sp.csr_matrix:
+        """(users, n_items + 1) float32: 0.5 ** (age / half_life), age in events, 0 for the newest; None: all ones."""
+        age = np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self.items))
+        weights = np.ones(len(age)) if half_life is None else np.exp2(-age / half_life)
+        shape = (self.n_users, self.n_items + 1)
+        matrix = sp.csr_matrix((weights.astype(np.float32), self.items, self.starts), shape=shape)
+        matrix.sum_duplicates()
+        return matrix
+
+    def pairs(self, lag: int) -> tuple[Ints, Ints, Ints]:
+        """(older item, newer item, events after the newer one) of all events of a user that lie `lag` apart."""
+        newer = np.flatnonzero(np.arange(len(self.items)) - np.repeat(self.starts[:-1], self.lengths) >= lag)
+        after = np.repeat(self.starts[1:], self.lengths)[newer] - 1 - newer
+        return self.items[newer - lag], self.items[newer], after
+
+    def lags(self, half_life: float) -> Iterator[tuple[int, float]]:
+        """Lags that matter, each with its weight 0.5 ** ((lag - 1) / half_life)."""
+        longest = int(min(_MAX_LAG, 8 * half_life, self.lengths.max(initial=0) - 1))
+        for lag in range(1, longest + 1):
+            yield lag, float(np.exp2(-(lag - 1) / half_life))

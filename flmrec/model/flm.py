@@ -1,0 +1,70 @@
+"""The FLM: item factors from text, attributes and a learned residual; user factors from the history of items.
+
+    i = W f(x_i) + T a_i + e_i        u = g(h_u)        score = u . i + b_i
+
+The residual e_i is dropped at random in training, so that text and attributes alone must work as well: a cold item is
+W f(x_i) + T a_i. The bias is folded into the published vectors (a constant 1 on the user's side).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from flmrec.model.recipe import TowerRecipe
+from flmrec.model.tower import HistoryTower
+
+
+class Flm(nn.Module):
+    """n_items items numbered from 1 (0 is padding); text vectors of `text_width`, attributes of `attribute_width`."""
+
+    text_mean: Tensor
+    text_scale: Tensor
+
+    def __init__(self, n_items: int, text_width: int, attribute_width: int, recipe: TowerRecipe) -> None:
+        super().__init__()
+        self.recipe, self.shape = recipe, (n_items, text_width, attribute_width)
+        self.residual = nn.Embedding(n_items + 1, recipe.dim, padding_idx=0, sparse=recipe.sparse)
+        nn.init.normal_(self.residual.weight, std=0.02)
+        with torch.no_grad():
+            self.residual.weight[0] = 0
+        self.text = _small_linear(text_width, recipe.dim)
+        self.attributes = _small_linear(attribute_width, recipe.dim) if attribute_width else None
+        self.bias = nn.Parameter(torch.zeros(n_items + 1))
+        self.tower = HistoryTower(recipe.dim, recipe.layers, recipe.heads, recipe.length, recipe.dropout)
+        self.register_buffer("text_mean", torch.zeros(text_width))
+        self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
+
+    def scaled_texts(self, vectors: Tensor) -> Tensor:
+        """(n, H) raw text vectors to unit length, centred, mean square 1; zero rows (no text) stay zero.
+
+        The first vectors that are given, those of all items, set centre and scale for good.
+        """
+        has_text = vectors.any(1, keepdim=True)
+        unit = nn.functional.normalize(vectors, dim=1)
+        if not self.text_scale and has_text.any():
+            self.text_mean.copy_(unit[has_text[:, 0]].mean(0))
+            spread = (unit[has_text[:, 0]] - self.text_mean).pow(2).mean().sqrt()
+            self.text_scale.copy_(1 / spread.clamp(min=1e-6))
+        return (unit - self.text_mean) * self.text_scale * has_text
+
+    def item_factors(self, texts: Tensor, attributes: Tensor, items: Tensor | None = None) -> Tensor:
+        """(n, D). texts: (n, H) centred; attributes: (n, A); items: (n,) their numbers, None: all, 0 included."""
+        residual = self.residual.weight if items is None else self.residual(items)
+        if self.training and self.recipe.residual_dropout:
+            keep = torch.rand(len(residual), 1, device=residual.device) >= self.recipe.residual_dropout
+            residual = residual * keep
+        return residual + self.content_factors(texts, attributes)
+
+    def content_factors(self, texts: Tensor, attributes: Tensor) -> Tensor:
+        """W f(x) + T a: what a cold item has. (n, D)."""
+        factors = self.text(texts)
+        return factors if self.attributes is None else factors + self.attributes(attributes)
+
+    def states(self, history: Tensor, factors: Tensor) -> Tensor:
+        """g: (B, L, D), the user after each event. history: (B, L) item numbers, 0 on the left is padding."""
+        return self.tower(factors, history)
+
+
+def _small_linear(width: int, dim: int) -> nn.Linear:
+    layer = nn.Linear(width, dim, bias=False)
+    nn.init.normal_(layer.weight, std=0.02 / max(width, 1) ** 0.5)
+    return layer

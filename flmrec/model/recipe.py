@@ -1,0 +1,104 @@
+"""How a model is trained: what the configuration leaves open is chosen here by the size of the data."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flmrec.config import ModelConfig, TrainingConfig
+
+FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSize:
+    """What the training part of the log holds."""
+
+    n_users: int
+    n_items: int
+    n_events: int
+    n_windows: int  # rows of `sequences`
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerRecipe:
+    """The FLM head, its user tower and their training."""
+
+    dim: int = 64  # latent factors
+    layers: int = 2
+    heads: int = 2
+    length: int = 50  # newest events that the tower reads
+    dropout: float = 0.4
+    residual_dropout: float = 0.1  # share of items whose residual is dropped in a step
+    sparse: bool = False  # residuals get sparse gradients: only the rows of a batch travel between ranks
+    negatives: int = 0  # sampled negatives a step; 0: softmax over the whole catalogue
+    learning_rate: float = 3e-3  # peak, of Adam
+    warmup_steps: int = 100
+    averaging: float = 0.99  # decay of the running mean of the weights, which is what is kept
+    batch_size: int = 64  # windows a step over all ranks
+    max_epochs: int = 40
+    evaluate_every: int = 5  # epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentRecipe:
+    """Fine-tuning of the encoder: texts learn what the linear teacher says about their items."""
+
+    max_epochs: int = 2
+    learning_rate: float = 5e-5  # of the encoder
+    head_learning_rate: float = 5e-4
+    texts_per_step: int = 64  # a rank
+    max_texts_per_epoch: int = 50_000
+    temperature: float = 1.0  # in standard deviations of the teacher's scores
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe:
+    """The linear models in closed form."""
+
+    rank: int = 128
+    half_life: float = 8.0  # events, of the sequential model
+    sequential_ridge: float = 300.0  # events
+    ease_ridge: float = 300.0  # events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    tower: TowerRecipe
+    alignment: AlignmentRecipe
+    linear: LinearRecipe
+    pooling: Literal["mean", "cls", "last"]
+    tuning: Literal["full", "lora", "frozen"]
+
+
+def choose(model: ModelConfig, training: TrainingConfig, size: DataSize) -> Recipe:
+    """The recipe for data of this size; what the configuration states is kept."""
+    tower = _tower(size)
+    if model.dim is not None:
+        tower = replace(tower, dim=model.dim)
+    if training.epochs is not None:
+        tower = replace(tower, max_epochs=training.epochs)
+    alignment = AlignmentRecipe()
+    if model.tuning == "frozen":
+        alignment = replace(alignment, max_epochs=0)
+    return Recipe(tower=tower, alignment=alignment, linear=_linear(size), pooling=model.pooling, tuning=model.tuning)
+
+
+def _tower(size: DataSize) -> TowerRecipe:
+    if size.n_items > FULL_SOFTMAX_LIMIT:
+        return TowerRecipe(
+            sparse=True, negatives=1024, batch_size=512, max_epochs=5, evaluate_every=1, learning_rate=1e-3, dropout=0.2
+        )
+    if size.n_events > 500_000:
+        return TowerRecipe(length=200, batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2)
+    if size.n_windows > 5_000:
+        return TowerRecipe(batch_size=128, max_epochs=16, evaluate_every=4)
+    return TowerRecipe()
+
+
+def _linear(size: DataSize) -> LinearRecipe:
+    """The sums grow with the events an item, and so does the ridge that they need."""
+    events_per_item = size.n_events / max(size.n_items, 1)
+    ridge = min(max(5 * events_per_item, 50.0), 500.0)
+    rank = 128 if size.n_items < 5_000 else 256
+    return LinearRecipe(sequential_ridge=ridge, ease_ridge=ridge, rank=rank)

@@ -1,0 +1,93 @@
+"""Vectors of all texts by the fine-tuned encoder, as AutoModel on the saved folder gives them.
+
+    item_tokens, (holdout_)user_tokens, model folder  ->  (holdout_)item_vectors, (holdout_)user_vectors
+
+The language model runs once per distinct text. Items and users without text have no row.
+"""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from flmrec import lake as lakes
+from flmrec.columns import HOLDOUT, C, Tables, table_of
+from flmrec.config import Config
+from flmrec.lake import Lake, LedgerRow
+from flmrec.model import artifact
+from flmrec.stages import versions
+
+_HASHED = f"{C.CONTENT_HASH} STRING, {C.VECTOR} ARRAY<FLOAT>"
+
+
+def run(spark: SparkSession, cfg: Config, fit: str) -> None:
+    started = time.monotonic()
+    lake = Lake(spark, cfg.lake)
+    folder = versions.folder_of(lake, cfg, fit)
+    artifact.check(folder)
+    written = []
+    user_tokens = table_of(Tables.USER_TOKENS, fit)
+    for tokens, vectors in ((Tables.ITEM_TOKENS, Tables.ITEM_VECTORS), (user_tokens, Tables.USER_VECTORS)):
+        rows = encoded(lake.read(tokens), str(folder), _tasks(spark))
+        name = table_of(vectors, fit)
+        version = lake.write(name, rows.withColumn(C.MODEL_VERSION, F.lit(folder.name)))
+        n_rows = lake.rows_written(name, version)
+        written.append(LedgerRow(table=name, rows_in=n_rows, rows_out=n_rows, delta_version=version))
+    stage = f"encode {fit}" if fit == HOLDOUT else "encode"
+    lakes.record(lake, cfg.run.id, stage, written, time.monotonic() - started)
+
+
+def encoded(tokens: DataFrame, folder: str, n_tasks: int) -> DataFrame:
+    """(id, vector) of the rows of TOKENS that have text; equal texts, by their hash, are encoded once."""
+    with_text = tokens.where(F.col(C.N_TOKENS) > 0)
+    distinct = with_text.dropDuplicates([C.CONTENT_HASH]).select(C.CONTENT_HASH, C.N_TOKENS, C.INPUT_IDS)
+    # every task gets texts of all lengths, in one Arrow batch after the other, and sorts them by length itself
+    dealt = distinct.repartition(n_tasks, C.CONTENT_HASH)
+    vectors = dealt.mapInArrow(partial(encode_partition, folder=folder), _HASHED)
+    return with_text.select(C.ID, C.CONTENT_HASH).join(vectors, C.CONTENT_HASH).select(C.ID, C.VECTOR)
+
+
+def encode_partition(batches: Iterator[pa.RecordBatch], folder: str) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow: (content_hash, n_tokens, input_ids) to (content_hash, vector); the encoder is loaded once."""
+    from pathlib import Path
+
+    import torch
+
+    from flmrec.model.encoder import encode_rows
+    from flmrec.training.comm import own_device
+
+    torch.set_num_threads(1)  # a task has one core
+    encoder = None
+    device = own_device(_task_place())
+    for batch in batches:
+        if encoder is None:
+            encoder = artifact.load_text_encoder(Path(folder)).to(device)
+        n_tokens = batch.column(C.N_TOKENS).to_numpy()
+        lists = batch.column(C.INPUT_IDS)
+        ids = np.zeros((len(n_tokens), int(n_tokens.max(initial=1))), dtype=np.int64)
+        lengths = np.diff(lists.offsets.to_numpy())
+        flat = lists.flatten().to_numpy()
+        starts = np.cumsum(lengths) - lengths
+        for row, (start, n) in enumerate(zip(starts, n_tokens, strict=True)):
+            ids[row, :n] = flat[start : start + n]
+        vectors = encode_rows(encoder, ids, n_tokens, device, bf16=device.type == "cuda")
+        values = pa.ListArray.from_arrays(
+            pa.array(np.arange(len(vectors) + 1) * vectors.shape[1], pa.int32()), pa.array(vectors.ravel())
+        )
+        yield pa.RecordBatch.from_arrays([batch.column(C.CONTENT_HASH), values], [C.CONTENT_HASH, C.VECTOR])
+
+
+def _task_place() -> int:
+    """The number of this task among those that run, to choose among several GPUs."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context.partitionId() if context is not None else 0
+
+
+def _tasks(spark: SparkSession) -> int:
+    return spark.sparkContext.defaultParallelism

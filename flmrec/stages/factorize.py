@@ -1,0 +1,212 @@
+"""The published factors: one vector an item and a user, whose inner product is the score.
+
+    model folder, (holdout_)item_vectors, (holdout_)user_vectors, interactions, attributes
+        ->  (holdout_)item_factors, (holdout_)user_factors
+
+Every item has a row. Items with events have the factors of the user tower and of the linear models, weighted; what text
+and attributes predict of them stands in for items without events. Every user has a row: by the history where there is
+one, else by what the user's text and attributes predict, else the mean user, to whom popular items are recommended.
+The weights are chosen on the validation events of the holdout fit; a full fit takes them over.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from safetensors.numpy import load_file
+
+from flmrec import lake as lakes
+from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
+from flmrec.config import Config
+from flmrec.data import split
+from flmrec.factorization import blend as blending
+from flmrec.factorization import factors as published
+from flmrec.factorization import prior
+from flmrec.factorization.blend import ColdJudges, WarmJudges
+from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend, UserSide
+from flmrec.factorization.histories import Floats, Histories, Ints
+from flmrec.lake import Lake, LedgerRow
+from flmrec.model import artifact
+from flmrec.model.flm import Flm
+from flmrec.stages import matrices, preparation, versions
+from flmrec.training import inputs
+from flmrec.training.inputs import Validation
+
+_JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the weights, at most
+_PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
+_ATTRIBUTE_SHARE = 0.5  # of attributes against text in the features of the priors
+_HISTORY = "history"
+_VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
+
+
+@dataclass(frozen=True)
+class Items:
+    """Everything about the items of one fit, by item number 0..n."""
+
+    side: UserSide
+    parts: dict[str, Floats]  # part: (n + 1, d)
+    features: Floats  # (n + 1, F) text and attributes
+    counts: Ints  # (n + 1,) events
+
+    @property
+    def known(self) -> Ints:
+        return np.flatnonzero(self.counts)
+
+    def predicted(self, known: Ints) -> dict[str, Floats]:
+        """Part: (n + 1, d) as text and attributes predict it, learned from the items `known`."""
+        whole = np.concatenate(list(self.parts.values()), axis=1)
+        guess = prior.fit(self.features[known], whole[known])(self.features)
+        borders = np.cumsum([part.shape[1] for part in self.parts.values()])[:-1]
+        return dict(zip(self.parts, np.split(guess, borders, axis=1), strict=True))
+
+
+def run(spark: SparkSession, cfg: Config, fit: str) -> None:
+    started = time.monotonic()
+    lake = Lake(spark, cfg.lake)
+    folder = versions.folder_of(lake, cfg, fit)
+    events = split.training_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    histories = matrices.histories(lake, events)
+    items = _items(lake, cfg, fit, folder, histories)
+    predicted = items.predicted(items.known)
+    blend = _blend(items, predicted, histories, fit, folder)
+    artifact.save_choices(folder, {"blend": asdict(blend)})
+    published.save_user_side(items.side, folder)
+    vectors = published.item_vectors(items.parts, predicted, items.counts, blend)
+    frames = {
+        Tables.ITEM_FACTORS: _item_rows(lake, vectors),
+        Tables.USER_FACTORS: _user_rows(lake, cfg, fit, folder, events, histories),
+    }
+    written = []
+    for table, rows in frames.items():
+        name = table_of(table, fit)
+        version = lake.write(name, rows.withColumn(C.MODEL_VERSION, F.lit(folder.name)))
+        n_rows = lake.rows_written(name, version)
+        written.append(LedgerRow(table=name, rows_in=n_rows, rows_out=n_rows, delta_version=version))
+    stage = f"factorize {fit}" if fit == HOLDOUT else "factorize"
+    lakes.record(lake, cfg.run.id, stage, written, time.monotonic() - started)
+
+
+def _items(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories) -> Items:
+    size = histories.n_items + 1
+    flm = artifact.load_flm(folder)
+    texts = matrices.vectors(
+        lake, table_of(Tables.ITEM_VECTORS, fit), Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, flm.shape[1]
+    )
+    attributes = load_file(folder / inputs.ATTRIBUTES)["attributes"]
+    counts = histories.item_counts()
+    known = np.flatnonzero(counts)
+    linear = preparation.load_linear(folder)
+    tower = _tower_factors(flm, texts, attributes)
+    parts = {TOWER: tower} | {name: linear[name].outputs for name in (SEQUENTIAL, LONG) if name in linear}
+    spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
+    half_lives = {SEQUENTIAL: preparation.half_life(folder), LONG: None}
+    side = UserSide(flm, tower[:, :-1], linear, half_lives, spreads)
+    return Items(side, parts, prior.item_features(texts, attributes, known, _ATTRIBUTE_SHARE), counts)
+
+
+@torch.no_grad()
+def _tower_factors(flm: Flm, texts: Floats, attributes: Floats) -> Floats:
+    """(n + 1, D + 1): the items' factors, and their bias."""
+    factors = flm.item_factors(flm.scaled_texts(torch.from_numpy(texts)), torch.from_numpy(attributes))
+    return torch.cat([factors, flm.bias[:, None]], 1).numpy()
+
+
+def _blend(items: Items, predicted: dict[str, Floats], histories: Histories, fit: str, folder: Path) -> Blend:
+    """Chosen on validation by the holdout fit, taken over by the full fit."""
+    if fit == FULL:
+        chosen = artifact.load_choices(versions.holdout_of(folder)).get("blend")
+        return Blend(**chosen) if chosen else blending.default(items.side.parts)
+    blend = blending.default(items.side.parts)
+    validation = inputs.validation(folder)
+    if validation is not None:
+        judges = _warm_judges(items, validation)
+        blend = blending.choose_warm(blend, items.parts, predicted, items.counts, judges)
+    cold = inputs.held_back(folder)
+    if len(cold):
+        blend = blending.choose_cold(blend, _cold_judges(items, histories, cold))
+    return blend
+
+
+def _warm_judges(items: Items, validation: Validation) -> WarmJudges:
+    n_judges = max(1, _JUDGED_SCORES // len(items.counts))
+    judges = validation.first(n_judges)
+    seen = [judges.histories.of_user(user) for user in range(judges.histories.n_users)]
+    return WarmJudges(items.side.parts_of(judges.histories), judges.targets, seen)
+
+
+def _cold_judges(items: Items, histories: Histories, cold: Ints) -> ColdJudges:
+    """The held-back items as if they were new: users by other events, factors by a prior that did not see them."""
+    held = np.zeros(len(items.counts), dtype=bool)
+    held[cold] = True
+    visible, chosen = histories.keep(~held), histories.keep(held)
+    users = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[: max(1, _JUDGED_SCORES // len(cold))]
+    relevant = chosen.matrix(None)[users][:, cold].toarray() > 0
+    guessed = items.predicted(np.flatnonzero((items.counts > 0) & ~held))
+    return ColdJudges(
+        items.side.parts_of(visible.of_users(users)), {name: part[cold] for name, part in guessed.items()}, relevant
+    )
+
+
+def _item_rows(lake: Lake, vectors: Floats) -> DataFrame:
+    """(id, vector) of all items."""
+    index = lake.read(Tables.ITEM_INDEX).toArrow()
+    return _frame(lake, index.column(C.ITEM), vectors[index.column(C.ITEM_IDX).to_numpy()])
+
+
+def _frame(lake: Lake, ids: pa.ChunkedArray, vectors: Floats) -> DataFrame:
+    """(id, vector) from the driver's memory."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    table = pa.table({C.ID: ids, C.VECTOR: values.cast(pa.list_(pa.float32()))})
+    return lake.spark.createDataFrame(table, _VECTORS)
+
+
+def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> DataFrame:
+    """(id, vector) of all users: by their histories, the rest by the prior of the users."""
+    index = lake.read(Tables.USER_INDEX)
+    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX)))
+    placed = matrices.placed_events(lake, events)
+    own = placed.groupBy(C.USER_IDX).agg(ordered[C.ITEM_IDX].alias(_HISTORY))
+    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), _HISTORY)
+    warm = rows.mapInPandas(
+        partial(user_partition, folder=str(folder), n_items=histories.n_items),
+        f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>",
+    )
+    without = index.join(own, C.USER_IDX, "left_anti")
+    if without.isEmpty():
+        return warm
+    return warm.union(_newcomers(lake, cfg, fit, folder, histories, without))
+
+
+def user_partition(batches: Iterator[pd.DataFrame], folder: str, n_items: int) -> Iterator[pd.DataFrame]:
+    """For mapInPandas: (id, history of item numbers, oldest first) to (id, vector); the model is loaded once."""
+    torch.set_num_threads(1)  # a task has one core
+    side = published.load_user_side(Path(folder))
+    for batch in batches:
+        lengths = batch[_HISTORY].map(len).to_numpy()
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *batch[_HISTORY]])
+        histories = Histories.of(np.repeat(np.arange(len(batch)), lengths), items, len(batch), n_items)
+        yield pd.DataFrame({C.ID: batch[C.ID], C.VECTOR: list(side.vectors(histories))})
+
+
+def _newcomers(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories, without: DataFrame) -> DataFrame:
+    """(id, vector) of users without events, as the text and attributes of the others predict them."""
+    side = published.load_user_side(folder)
+    size = histories.n_users
+    texts = matrices.vectors(
+        lake, table_of(Tables.USER_VECTORS, fit), Tables.USER_INDEX, C.USER, C.USER_IDX, size, side.flm.shape[1]
+    )
+    attributes = matrices.features(matrices.user_attribute_columns(lake, cfg, size), size)[1]
+    active = np.flatnonzero(histories.lengths)
+    learned = np.sort(np.random.default_rng(cfg.run.seed).permutation(active)[:_PRIOR_USERS])
+    features = prior.item_features(texts, attributes, learned, _ATTRIBUTE_SHARE)
+    model = prior.fit(features[learned], side.vectors(histories.of_users(learned)))
+    newcomers = without.toArrow()
+    return _frame(lake, newcomers.column(C.USER), model(features[newcomers.column(C.USER_IDX).to_numpy()]))

@@ -1,0 +1,96 @@
+"""Tables as arrays on the driver: histories, attributes, vectors, in the order of the dense ids."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from flmrec.columns import C, Tables
+from flmrec.config import Config, EntitySource
+from flmrec.data import split
+from flmrec.data.entities import attribute_names
+from flmrec.factorization.histories import Floats, Histories
+from flmrec.lake import Lake
+from flmrec.model.attributes import AttributeEncoder
+
+
+def n_items(lake: Lake) -> int:
+    """Items are numbered 1..n_items."""
+    [(last,)] = lake.read(Tables.ITEM_INDEX).agg(F.max(C.ITEM_IDX)).collect()
+    return int(last)
+
+
+def n_users(lake: Lake) -> int:
+    [(last,)] = lake.read(Tables.USER_INDEX).agg(F.max(C.USER_IDX)).collect()
+    return int(last) + 1
+
+
+def placed_events(lake: Lake, events: DataFrame) -> DataFrame:
+    """(user_idx, item_idx, place) of the events; place counts a user's events from the oldest, 1."""
+    order = Window.partitionBy(C.USER).orderBy(*split.event_order())
+    placed = events.withColumn("place", F.row_number().over(order))
+    numbered = placed.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
+    return numbered.select(C.USER_IDX, C.ITEM_IDX, "place")
+
+
+def histories(lake: Lake, events: DataFrame) -> Histories:
+    table = placed_events(lake, events).orderBy(C.USER_IDX, "place").toArrow()
+    users, items = (_numbers(table, name) for name in (C.USER_IDX, C.ITEM_IDX))
+    return Histories.of(users, items, n_users(lake), n_items(lake))
+
+
+def attribute_columns(
+    lake: Lake, table: str, source: EntitySource | None, id_column: str, index: str, idx: str, size: int
+) -> dict[str, list[Any]]:
+    """Attribute: its value for each dense id 0..size-1, None where there is none. Vectors come as one number each."""
+    if source is None:
+        return {}
+    names = list(attribute_names(source).values())
+    rows = lake.read(table).join(lake.read(index), id_column).select(idx, *names).toArrow()
+    places = _numbers(rows, idx)
+    columns: dict[str, list[Any]] = {}
+    for name in names:
+        values: list[Any] = [None] * size
+        for place, value in zip(places, rows.column(name).to_pylist(), strict=True):
+            values[place] = value
+        columns |= _split_vector(name, values)
+    return columns
+
+
+def item_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:
+    return attribute_columns(lake, Tables.ITEMS, cfg.source.items, C.ITEM, Tables.ITEM_INDEX, C.ITEM_IDX, size)
+
+
+def user_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:
+    return attribute_columns(lake, Tables.USERS, cfg.source.users, C.USER, Tables.USER_INDEX, C.USER_IDX, size)
+
+
+def features(columns: dict[str, list[Any]], size: int) -> tuple[AttributeEncoder, Floats]:
+    """The encoder of the attributes and their (size, A) features."""
+    encoder = AttributeEncoder.fit(columns)
+    return encoder, encoder.transform(columns, size)
+
+
+def vectors(lake: Lake, table: str, index: str, id_column: str, idx: str, size: int, width: int) -> Floats:
+    """(size, width) of a vector table by dense id; zero where an id has none."""
+    rows = lake.read(table).join(lake.read(index).withColumnRenamed(id_column, C.ID), C.ID).select(idx, C.VECTOR)
+    found = rows.toArrow()
+    matrix = np.zeros((size, width), dtype=np.float32)
+    if found.num_rows:
+        flat = found.column(C.VECTOR).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        matrix[_numbers(found, idx)] = flat.reshape(-1, width)
+    return matrix
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).to_numpy().astype(np.int64)
+
+
+def _split_vector(name: str, values: list[Any]) -> dict[str, list[Any]]:
+    """A vector attribute as one numeric column an entry; other attributes as they are."""
+    first = next((v for v in values if v is not None and len(np.shape(v))), None)
+    if first is None or not first or not isinstance(first[0], float):
+        return {name: values}
+    return {f"{name}_{i}": [None if v is None else v[i] for v in values] for i in range(len(first))}

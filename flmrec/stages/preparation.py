@@ -1,0 +1,177 @@
+"""What a training needs before its ranks start, written into the folder of the model in the making.
+
+The linear models, which are the encoder's teacher and parts of the published factors; the attributes' features; and for
+the holdout fit what its choices are judged by: each user's next event, and items that the teacher does not get to see.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from flmrec.columns import HOLDOUT, C, Tables, table_of
+from flmrec.config import Config
+from flmrec.data import split
+from flmrec.evaluation.gain import next_item_ndcg
+from flmrec.factorization import linear
+from flmrec.factorization.histories import Histories
+from flmrec.factorization.linear import LinearFactors
+from flmrec.lake import Lake
+from flmrec.model import recipe
+from flmrec.model.encoder import resolve_encoder
+from flmrec.model.recipe import DataSize, LinearRecipe
+from flmrec.stages import matrices
+from flmrec.training import inputs, reader
+from flmrec.training.inputs import Validation
+from flmrec.training.worker import FitJob
+
+ATTRIBUTES_JSON, LINEAR = "attributes.json", "linear.safetensors"
+_HALF_LIFE = "half_life"  # of the sequential model, in the header of LINEAR
+_TUNED_UP_TO = 4_000  # items; linear models of larger catalogues take the recipe's settings
+_JUDGES = 5_000  # users that judge a setting, at most
+_COLD_SHARE = 10  # one item in so many is held back from the teacher
+
+
+def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str, Any] | None) -> FitJob:
+    """Fills `folder` and returns the job of the ranks. chosen: FitResult of the holdout fit, for the full fit."""
+    chosen = chosen or {}
+    events = split.training_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    histories = matrices.histories(lake, events)
+    files = reader.scan(lake.live_files(table_of(Tables.SEQUENCES, fit)))
+    size = DataSize(
+        n_users=int((histories.lengths > 0).sum()),
+        n_items=histories.n_items,
+        n_events=len(histories.items),
+        n_windows=sum(file.rows for file in files),
+    )
+    plan = recipe.choose(cfg.model, cfg.training, size)
+    encoder, features = matrices.features(
+        matrices.item_attribute_columns(lake, cfg, histories.n_items + 1), histories.n_items + 1
+    )
+    (folder / ATTRIBUTES_JSON).write_text(encoder.to_json(), encoding="utf-8")
+    save_file({"attributes": features}, folder / inputs.ATTRIBUTES)
+    validation = _validation(lake, cfg, histories) if fit == HOLDOUT else None
+    settings = LinearRecipe(**chosen["linear"]) if chosen else _tuned(histories, plan.linear, validation)
+    _save_linear(histories, settings, folder)
+    _save_teacher(histories, settings, folder, hold_back=fit == HOLDOUT, seed=cfg.run.seed)
+    if validation is not None:
+        _save_validation(validation, folder)
+    return FitJob(
+        sequences=files,
+        item_tokens=reader.scan(lake.live_files(Tables.ITEM_TOKENS)),
+        encoder=resolve_encoder(cfg.model.encoder),
+        folder=str(folder),
+        recipe=replace(plan, linear=settings),
+        n_items=histories.n_items,
+        reader=cfg.training.reader,
+        seed=cfg.run.seed,
+        epochs=chosen.get("epochs", cfg.training.epochs),
+        aligned_epochs=chosen.get("aligned_epochs"),
+    )
+
+
+def load_linear(folder: Path) -> dict[str, LinearFactors]:
+    """The linear models of a model folder by name: `sequential` and `long`; none where the catalogue was too large."""
+    arrays = load_file(folder / LINEAR) if (folder / LINEAR).exists() else {}
+    names = sorted({key.split(".")[0] for key in arrays})
+    return {name: LinearFactors(arrays[f"{name}.inputs"], arrays[f"{name}.outputs"]) for name in names}
+
+
+def half_life(folder: Path) -> float | None:
+    """The half-life that the sequential model of a folder was fitted with, events."""
+    if not (folder / LINEAR).exists():
+        return None
+    with safe_open(folder / LINEAR, framework="np") as file:
+        return float(file.metadata()[_HALF_LIFE])
+
+
+def _validation(lake: Lake, cfg: Config, histories: Histories) -> Validation | None:
+    """The first validation event of the users that have a history; None where the protocol gives no such users."""
+    parts = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
+    held = parts.where(F.col(C.SPLIT) == split.VALIDATION)
+    targets = _first_events(lake, held).toArrow()
+    users = targets.column(C.USER_IDX).to_numpy().astype(np.int64)
+    items = targets.column(C.ITEM_IDX).to_numpy().astype(np.int64)
+    fair = (histories.lengths[users] > 0) & (histories.item_counts()[items] > 0)
+    users, items = users[fair], items[fair]
+    if not len(users):
+        return None
+    chosen = np.random.default_rng(cfg.run.seed).permutation(len(users))[:_JUDGES]
+    return Validation(histories.of_users(users[chosen]), items[chosen])
+
+
+def _first_events(lake: Lake, events: DataFrame) -> DataFrame:
+    order = Window.partitionBy(C.USER).orderBy(*split.event_order())
+    first = events.withColumn("place", F.row_number().over(order)).where("place = 1")
+    numbered = first.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
+    return numbered.select(C.USER_IDX, C.ITEM_IDX).orderBy(C.USER_IDX)
+
+
+def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation | None) -> LinearRecipe:
+    """What validation likes best near the recipe's settings; those where the catalogue is too large for a search."""
+    if validation is None or histories.n_items > _TUNED_UP_TO:
+        return settings
+    best, best_ndcg = settings, -1.0
+    seen = [validation.histories.of_user(user) for user in range(validation.histories.n_users)]
+    for half_life in (settings.half_life / 2, settings.half_life, settings.half_life * 2):
+        rows = validation.histories.matrix(half_life)
+        for ridge in (settings.sequential_ridge / 3, settings.sequential_ridge, settings.sequential_ridge * 3):
+            weights = linear.sequential(histories, half_life, ridge).numpy()
+            ndcg = float(next_item_ndcg(np.asarray(rows @ weights), seen, validation.targets).mean())
+            if ndcg > best_ndcg:
+                best_ndcg = ndcg
+                best = replace(settings, half_life=half_life, sequential_ridge=ridge)
+    return best
+
+
+def _save_linear(histories: Histories, settings: LinearRecipe, folder: Path) -> None:
+    if histories.n_items > linear.LIMIT:
+        return
+    weights = linear.sequential(histories, settings.half_life, settings.sequential_ridge)
+    models = {"sequential": linear.low_rank(weights, histories, settings.rank)}
+    models["long"] = linear.low_rank(linear.ease(histories, settings.ease_ridge), histories, settings.rank)
+    arrays = {f"{name}.{part}": getattr(m, part) for name, m in models.items() for part in ("inputs", "outputs")}
+    save_file(arrays, folder / LINEAR, metadata={_HALF_LIFE: str(settings.half_life)})
+
+
+def _save_teacher(histories: Histories, settings: LinearRecipe, folder: Path, *, hold_back: bool, seed: int) -> None:
+    """The encoder's teacher: the long linear model. In the holdout fit it is made without the held-back items."""
+    if histories.n_items > linear.LIMIT:
+        return
+    seen = histories.item_counts() > 0
+    held = _held_back(histories.n_items, seed) & seen if hold_back else np.zeros_like(seen)
+    visible = histories.keep(~held) if hold_back else histories
+    teacher = linear.low_rank(linear.ease(visible, settings.ease_ridge), visible, settings.rank)
+    known = np.flatnonzero(seen & ~held)
+    save_file({"inputs": teacher.inputs, "outputs": teacher.outputs, "known": known}, folder / inputs.TEACHER)
+    if held.any():
+        _save_cold_validation(teacher, visible, histories.keep(held), np.flatnonzero(held), folder)
+
+
+def _save_cold_validation(
+    teacher: LinearFactors, visible: Histories, chosen: Histories, cold: np.ndarray, folder: Path
+) -> None:
+    judges = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[:_JUDGES]
+    picked = chosen.of_users(judges)
+    users = teacher.user_vectors(visible.of_users(judges), None)
+    arrays = {"users": users, "cold": cold, "starts": picked.starts, "items": picked.items}
+    save_file(arrays | {"n_items": np.array([chosen.n_items])}, folder / inputs.COLD_VALIDATION)
+
+
+def _save_validation(validation: Validation, folder: Path) -> None:
+    own = validation.histories
+    arrays = {"starts": own.starts, "items": own.items, "targets": validation.targets}
+    save_file(arrays | {"n_items": np.array([own.n_items])}, folder / inputs.VALIDATION)
+
+
+def _held_back(n_items: int, seed: int) -> np.ndarray:
+    """(n_items + 1,) bool: one item in _COLD_SHARE, drawn by seed; never the padding."""
+    held = np.random.default_rng([seed, n_items]).random(n_items + 1) < 1 / _COLD_SHARE
+    held[0] = False
+    return held

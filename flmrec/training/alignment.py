@@ -1,0 +1,162 @@
+"""Fine-tuning of the encoder on one rank: item texts learn to score users as the linear teacher does.
+
+The head starts as ridge regression from the frozen encoder's vectors (and the attributes) to the teacher's item
+factors; then encoder and head follow the teacher's scores of the batch's users over the texts of the step.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flmrec.factorization import prior
+from flmrec.model.encoder import bf16_is_fast, encode_rows, load_encoder
+from flmrec.model.losses import alignment_loss
+from flmrec.model.recipe import Recipe
+from flmrec.training.comm import Communicator
+from flmrec.training.inputs import ColdValidation, Teacher, Texts
+
+_RIDGE = 5.0
+_ATTRIBUTE_SHARE = 0.5
+
+
+class Aligner:
+    """Holds the encoder and the cache of text vectors, `vectors` (n_items + 1, H), zero for items without text."""
+
+    def __init__(
+        self, encoder: str, recipe: Recipe, texts: Texts, attributes: np.ndarray, teacher: Teacher, comm: Communicator,
+        *, seed: int,
+    ) -> None:  # fmt: skip
+        self.recipe, self.texts, self.attributes, self.teacher, self.comm = recipe, texts, attributes, teacher, comm
+        self.encoder = load_encoder(encoder, recipe.pooling, recipe.tuning).to(comm.device)
+        self.bf16 = bf16_is_fast(comm.device)
+        self.seed = seed
+        comm.broadcast_([p.data for p in self._trained()])
+        self.vectors = self._encode_all()
+        if recipe.alignment.max_epochs:
+            self._start_head()
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.encoder.parameters() if p.requires_grad]
+
+    def _encode_all(self) -> Tensor:
+        """Each distinct text once, the ranks share the work."""
+        order = np.argsort(self.texts.n_tokens, kind="stable")
+        own = order[self.comm.rank :: self.comm.size]
+        vectors = encode_rows(
+            self.encoder, self.texts.input_ids[own], self.texts.n_tokens[own], self.comm.device, bf16=self.bf16
+        )
+        gathered = self.comm.allgather_rows(torch.from_numpy(vectors).to(self.comm.device)).cpu()
+        distinct = torch.empty_like(gathered)
+        places = np.concatenate([order[rank :: self.comm.size] for rank in range(self.comm.size)])
+        distinct[torch.from_numpy(places)] = gathered
+        return distinct[torch.from_numpy(self.texts.of_item)]
+
+    def _features(self) -> np.ndarray:
+        known = self.teacher.known
+        return prior.item_features(self.vectors.numpy(), self.attributes, known, _ATTRIBUTE_SHARE)
+
+    def _start_head(self) -> None:
+        """Ridge from features to the teacher's outputs, in units of the spread of the teacher's scores."""
+        known = self.teacher.known
+        outputs = torch.from_numpy(self.teacher.factors.outputs)
+        inputs = torch.from_numpy(self.teacher.factors.inputs)
+        spread = (inputs[torch.from_numpy(known)] @ outputs[torch.from_numpy(known)].T).std(1).mean()
+        self.outputs = (outputs / spread.clamp(min=1e-9)).to(self.comm.device)
+        self.inputs = inputs.to(self.comm.device)
+        features = torch.from_numpy(self._features())
+        x, y = features[torch.from_numpy(known)], self.outputs.cpu()[torch.from_numpy(known)]
+        gram = x.T @ x
+        gram.diagonal().add_(_RIDGE)
+        weights = torch.linalg.solve(gram, x.T @ (y - y.mean(0)))  # (H + A, R)
+        self.head = nn.Parameter(weights.to(self.comm.device))
+        self.head_bias = y.mean(0).to(self.comm.device)
+        with_text = self.texts.has_text[known]
+        self.candidates = known[with_text]
+        width = self.vectors.shape[1]
+        self.text_mean = self.vectors[torch.from_numpy(self.candidates)].mean(0).to(self.comm.device)
+        self.fixed = features[:, width:].to(self.comm.device)  # attributes, centred and scaled
+
+    def start_epoch(self, epoch: int, n_epochs: int, steps: int) -> None:
+        """Plans which texts each of the epoch's `steps` steps takes, the same plan on every rank."""
+        recipe = self.recipe.alignment
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.candidates)[: recipe.max_texts_per_epoch]
+        chunks = max(1, -(-len(order) // (recipe.texts_per_step * self.comm.size)))
+        self.chunks = np.array_split(order, chunks * self.comm.size)[self.comm.rank :: self.comm.size]
+        self.steps, self.done_steps = steps, 0
+        self.losses: list[float] = []
+        if epoch == 1:
+            groups = [
+                {"params": self._trained(), "lr": recipe.learning_rate},
+                {"params": [self.head], "lr": recipe.head_learning_rate},
+            ]
+            self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+            total = n_epochs * chunks
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: max(0.0, 1 - done / total))
+
+    def step(self, windows: Tensor) -> None:
+        """The updates that fall to this step, with the users of (B, W) windows."""
+        first, last = (len(self.chunks) * s // self.steps for s in (self.done_steps, self.done_steps + 1))
+        self.done_steps += 1
+        for items in self.chunks[first:last]:
+            self._update(windows.to(self.comm.device), items)
+
+    def _update(self, windows: Tensor, items: np.ndarray) -> None:
+        users = self.inputs[windows].sum(1)  # (B, R)
+        # the teacher's unit is a typical item's spread; a user's scores grow with the history, so each gets its own
+        teacher = users @ self.outputs[torch.from_numpy(items).to(users.device)].T
+        scale = teacher.std(1, keepdim=True).clamp(min=1e-6)
+        student = users @ self._item_factors(items).T
+        loss = alignment_loss(student / scale, teacher / scale, self.recipe.alignment.temperature)
+        self.optimizer.zero_grad()
+        loss.backward()
+        parameters = [*self._trained(), self.head]
+        self.comm.average_gradients_(parameters)
+        nn.utils.clip_grad_norm_(parameters, self.recipe.alignment.max_gradient_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.losses.append(float(loss.detach()))
+
+    def _item_factors(self, items: np.ndarray) -> Tensor:
+        """(n, R) from the texts as the encoder reads them now; each distinct text is read once."""
+        rows, place = np.unique(self.texts.of_item[items], return_inverse=True)
+        longest = int(self.texts.n_tokens[rows].max())
+        device = self.comm.device
+        ids = torch.from_numpy(self.texts.input_ids[rows, :longest].astype(np.int64)).to(device)
+        lengths = torch.from_numpy(self.texts.n_tokens[rows].astype(np.int64)).to(device)
+        self.encoder.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            vectors = self.encoder(ids, lengths)
+        unit = F.normalize(vectors - self.text_mean, dim=1)[torch.from_numpy(place).to(device)]
+        features = torch.cat([unit, self.fixed[torch.from_numpy(items).to(device)]], 1)
+        return features @ self.head + self.head_bias
+
+    def finish_epoch(self) -> float:
+        """Refreshes the cache; returns the mean loss over all ranks, nats."""
+        self.vectors = self._encode_all()
+        sums = self.comm.allgather((sum(self.losses), len(self.losses)))
+        return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+
+    def cold_ndcg(self, cold: ColdValidation) -> float:
+        """How well the texts place items that the teacher has not seen. Rank 0 works it out for all."""
+        value = 0.0
+        if self.comm.rank == 0:
+            known = self.teacher.known
+            features = self._features()
+            model = prior.fit(features[known], self.teacher.factors.outputs[known], seed=self.seed)
+            value = cold.ndcg(model(features[cold.cold]))
+        return float(self.comm.allgather(value)[0])
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights of the encoder and the cache that they gave."""
+        weights = {name: p.detach().clone() for name, p in self.encoder.named_parameters() if p.requires_grad}
+        return weights | {"vectors": self.vectors}
+
+    def restore(self, state: dict[str, Tensor] | None) -> None:
+        if state is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self.encoder.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state[name])
+        self.vectors = state["vectors"]

@@ -1,0 +1,36 @@
+"""The running mean of a model's weights (Polyak & Juditsky, 1992), which ranks better than the last step's weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class RunningMean:
+    """Exponential mean of the parameters of `model`; early steps count less, so that the start is forgotten."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.parameters: list[torch.Tensor] = list(model.parameters())
+        self.means = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.means, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """The model takes over the means."""
+        torch._foreach_copy_(self.parameters, self.means)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the means inside the block, and its own weights again after it."""
+        own = [p.detach().clone() for p in self.parameters]
+        self.apply()
+        yield
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, own)

@@ -1,0 +1,199 @@
+"""One rank's training of one model version. Ships to executors: no pyspark in here.
+
+Every epoch reads each window of `sequences` once over all ranks. A step is a next-item step of the FLM head and its
+tower; in the first epochs it also aligns the encoder: texts of the step are scored against the batch's users and pulled
+towards what the linear teacher gives them. The language model runs once per text of a step; histories and candidates
+take the texts' vectors from a cache, which the ranks refresh together after every epoch that changed the encoder.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flmrec.columns import C
+from flmrec.errors import TrainingError
+from flmrec.model import artifact
+from flmrec.model.flm import Flm
+from flmrec.model.recipe import Recipe
+from flmrec.training import inputs
+from flmrec.training.alignment import Aligner
+from flmrec.training.averaging import RunningMean
+from flmrec.training.comm import Communicator
+from flmrec.training.inputs import Texts
+from flmrec.training.next_item import NextItem
+from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
+
+COLUMNS = [C.ITEM_IDX]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob:
+    """What the ranks of one training need; picklable. Paths have to be readable on every executor."""
+
+    sequences: list[DataFile]
+    item_tokens: list[DataFile]
+    encoder: str  # folder or hub name to start from
+    folder: str  # of the model in the making: holds what stages/preparation.py wrote, gets encoder and flm.safetensors
+    recipe: Recipe
+    n_items: int
+    reader: str
+    seed: int
+    epochs: int | None = None  # None: as many as validation likes best, at most the recipe's
+    aligned_epochs: int | None = None  # likewise for the encoder
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """A row of the table `training`. loss: mean of the next-item loss, nats."""
+
+    epoch: int
+    rank: int
+    rows_read: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass
+class FitResult:
+    """What a rank brings home. Choices and validation are the same on every rank."""
+
+    rows: list[EpochRow] = field(default_factory=list)
+    epochs: int = 0  # chosen
+    aligned_epochs: int = 0  # chosen
+    linear: dict[str, float] = field(default_factory=dict)  # settings of the linear models, as prepared
+    validation: dict[int, float] = field(default_factory=dict)  # epoch: NDCG@10 of the tower
+    cold_validation: dict[int, float] = field(default_factory=dict)  # epochs of alignment: NDCG@10 of pseudo-cold items
+    alignment_loss: dict[int, float] = field(default_factory=dict)  # epoch: mean KL to the teacher, nats
+
+
+def train(job: FitJob, comm: Communicator, report: Callable[[str], None]) -> FitResult:
+    """Trains on this rank; rank 0 leaves the encoder and flm.safetensors in job.folder.
+
+    Raises TrainingError when the loss is no longer finite.
+    """
+    run = _Run(job, comm)
+    for epoch in range(1, run.n_epochs + 1):
+        note = run.epoch(epoch)
+        if comm.rank == 0:
+            report(f"  epoch {epoch}/{run.n_epochs}: {note}")
+    return run.finish()
+
+
+class _Best:
+    """The state with the best measure so far; of equal ones the first."""
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        self.measure = -np.inf
+        self.state: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, measure: float, state: Callable[[], dict[str, Tensor]]) -> None:
+        if measure > self.measure:
+            self.epoch, self.measure, self.state = epoch, measure, state()
+
+
+class _Run:
+    """The state of one training between epochs."""
+
+    def __init__(self, job: FitJob, comm: Communicator) -> None:
+        torch.manual_seed(job.seed)  # the same start on every rank
+        self.job, self.comm, self.folder = job, comm, Path(job.folder)
+        recipe = job.recipe
+        texts, attributes = Texts.read(job.item_tokens, job.n_items), inputs.attributes(self.folder)
+        teacher = inputs.teacher(self.folder)
+        self.aligner = Aligner(job.encoder, recipe, texts, attributes, teacher, comm, seed=job.seed)
+        flm = Flm(job.n_items, self.aligner.encoder.width, attributes.shape[1], recipe.tower).to(comm.device)
+        comm.broadcast_(list(flm.state_dict().values()))
+        self.trainer = NextItem(flm, recipe.tower, attributes, comm, seed=job.seed)
+        self.trainer.set_texts(self.aligner.vectors)
+        self.mean = RunningMean(flm, recipe.tower.averaging)
+        self.n_aligned = recipe.alignment.max_epochs if job.aligned_epochs is None else job.aligned_epochs
+        self.n_epochs = max(recipe.tower.max_epochs if job.epochs is None else job.epochs, self.n_aligned)
+        self.warm, self.cold = inputs.validation(self.folder), inputs.cold_validation(self.folder)
+        self.best_warm, self.best_cold = _Best(), _Best()
+        self.result = FitResult(linear=asdict(recipe.linear))
+        self._judge_texts(0)
+        torch.manual_seed(job.seed + 1 + comm.rank)  # dropout differs between ranks
+
+    def epoch(self, epoch: int) -> str:
+        """One pass over the windows; returns what to tell the person who waits."""
+        started = time.monotonic()
+        aligning = epoch <= self.n_aligned
+        if aligning:
+            self.aligner.start_epoch(epoch, self.n_aligned, self._steps())
+        rows, losses = 0, []
+        for block in self._batches(epoch):
+            windows = torch.from_numpy(block[C.ITEM_IDX].astype(np.int64))
+            losses.append(self.trainer.step(windows))
+            self.mean.update()
+            if aligning:
+                self.aligner.step(windows)
+            rows += len(windows)
+        loss = float(np.mean(losses))
+        if not np.isfinite(loss):
+            raise TrainingError(f"The loss of epoch {epoch} is {loss}: lower the learning rate of the recipe.")
+        note = f"loss {loss:.4f}{self._end_alignment(epoch) if aligning else ''}{self._judge(epoch)}"
+        self.result.rows.append(EpochRow(epoch, self.comm.rank, rows, len(losses), loss, time.monotonic() - started))
+        return note
+
+    def finish(self) -> FitResult:
+        """Keeps the best weights, or the last where nothing was judged, and saves them."""
+        self.mean.apply()
+        if self.best_warm.epoch is not None:
+            self.trainer.restore(self.best_warm.state)
+        self.result.epochs = self.n_epochs if self.best_warm.epoch is None else self.best_warm.epoch
+        self.result.aligned_epochs = self.n_aligned if self.best_cold.epoch is None else self.best_cold.epoch
+        if self.comm.rank == 0:
+            artifact.save_parts(self.folder, self.aligner.encoder, self.job.encoder, self.trainer.flm)
+        self.comm.barrier()
+        return self.result
+
+    def _end_alignment(self, epoch: int) -> str:
+        """New text vectors; after the last epoch of alignment those of the best one."""
+        loss = self.aligner.finish_epoch()
+        self.result.alignment_loss[epoch] = loss
+        note = f", alignment {loss:.4f}{self._judge_texts(epoch)}"
+        if epoch == self.n_aligned and self.best_cold.epoch is not None:
+            self.aligner.restore(self.best_cold.state)
+        self.trainer.set_texts(self.aligner.vectors)
+        return note
+
+    def _judge_texts(self, epochs: int) -> str:
+        if self.cold is None or not self.n_aligned:
+            return ""
+        ndcg = self.aligner.cold_ndcg(self.cold)
+        self.result.cold_validation[epochs] = ndcg
+        self.best_cold.offer(epochs, ndcg, self.aligner.state)
+        return f", cold NDCG@10 {ndcg:.4f}"
+
+    def _judge(self, epoch: int) -> str:
+        due = epoch % self.job.recipe.tower.evaluate_every == 0 or epoch == self.n_epochs
+        if self.warm is None or not due or epoch < self.n_aligned:
+            return ""
+        with self.mean.applied():
+            ndcg = self.trainer.ndcg(self.warm)
+            self.result.validation[epoch] = ndcg
+            self.best_warm.offer(epoch, ndcg, self.trainer.state)
+        return f", NDCG@10 {ndcg:.4f}"
+
+    def _batches(self, epoch: int) -> Iterator[Block]:
+        job, comm = self.job, self.comm
+        return read_epoch(
+            job.sequences, COLUMNS, self._batch_size(), rank=comm.rank, size=comm.size, seed=job.seed, epoch=epoch,
+            reader=job.reader,
+        )  # fmt: skip
+
+    def _steps(self) -> int:
+        """Steps of each rank in an epoch."""
+        n_rows = sum(file.rows for file in self.job.sequences)
+        return steps_per_epoch(n_rows, self._batch_size(), self.comm.size)
+
+    def _batch_size(self) -> int:
+        """Windows a step and rank."""
+        return max(1, self.job.recipe.tower.batch_size // self.comm.size)
