@@ -14,6 +14,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: check $(done)/packages $(done)/horovod $(done)/jars  ## make .venv from the lock, with Horovod and Delta's jars
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "setup: all is there",:)
 
 check:
 	@setup/check.sh
@@ -31,6 +32,7 @@ $(done)/jars: $(done)/packages
 	@touch $@
 
 data: data/movielens-100k/ml-100k.user  ## unpack MovieLens-100k into data/
+	@:
 
 data/movielens-100k/ml-100k.user: | setup
 	@setup/movielens.sh
