@@ -12,7 +12,7 @@ class C:
     INPUT_IDS, N_TOKENS, LENGTH, TOKENIZER = "input_ids", "n_tokens", "length", "tokenizer"
     WINDOW, WEIGHT = "window", "weight"
     BATCH, STAMP, CONTENT, ROWS, SETTINGS = "batch", "stamp", "content", "rows", "settings"
-    TYPES = "types"
+    TYPES, LABEL = "types", "label"
     VECTOR, MODEL_VERSION, RUN_ID, RUN_DATE = "vector", "model_version", "run_id", "run_date"
     SOURCE, REASON, RAW = "source", "reason", "raw"
     STAGE, TABLE, DELTA_VERSION, SECONDS = "stage", "table", "delta_version", "seconds"
@@ -30,6 +30,8 @@ class Tables:
     PROCESSED, WORDS = "processed_batches", "words"
     ITEM_INDEX, USER_INDEX = "item_index", "user_index"
     ITEM_TOKENS, USER_TOKENS, SEQUENCES = "item_tokens", "user_tokens", "sequences"
+    ITEM_FEATURES, USER_FEATURES, FEATURE_STATISTICS = "item_features", "user_features", "feature_statistics"
+    EXAMPLES = "examples"
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
     ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
     RECOMMENDATIONS = "recommendations"
@@ -81,6 +83,15 @@ TOKENS = (
 # entry that is not 0 is a target, and each event is a target exactly once. event_ts: epoch seconds.
 SEQUENCES = (
     f"{C.USER_IDX} INT, `{C.WINDOW}` INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>, {C.WEIGHT} ARRAY<FLOAT>"
+)
+# Labelled pairs for the click and rating objectives; event_ts: epoch seconds
+EXAMPLES = (
+    f"{C.USER_IDX} INT, {C.ITEM_IDX} INT, {C.EVENT_TS} BIGINT, {C.LABEL} FLOAT, {C.VALUE} DOUBLE, {C.WEIGHT} FLOAT"
+)
+# What the numbers of item_features and user_features were made with, one row an attribute
+FEATURE_STATISTICS = (
+    "entity STRING, attribute STRING, n BIGINT, mean DOUBLE, std DOUBLE, smallest DOUBLE, largest DOUBLE, median DOUBLE, "
+    "log_mean DOUBLE, log_std DOUBLE, categories ARRAY<STRING>"
 )
 VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
 RECOMMENDATIONS = (

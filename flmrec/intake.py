@@ -12,7 +12,7 @@ from flmrec.data.rules import ROW
 from flmrec.errors import DataContractError
 from flmrec.lake import Lake
 from flmrec.processed import Entry
-from flmrec.sources import BATCH, Opened, Source, batches, open_source
+from flmrec.sources import BATCH, Opened, Source, batches, open_source, place
 
 STAGE = "ingest"
 _PLACE = ("path", "table", "load")  # keys of a source that do not change what its rows mean
@@ -42,6 +42,8 @@ def plan(spark: SparkSession, store: Lake, cfg: Config, name: str, needed: Seque
     known = tuple(processed.entries(store, STAGE, name))
     stamps = batches(spark, name, source)
     intake = Intake(name, source, stamps, known, _settings(cfg, name, source))
+    if stamps and all(stamp.startswith("0 ") for stamp in stamps.values()):
+        raise DataContractError(f"source.{name}: {place(source)} holds no rows, only empty files; deliver it again.")
     old = {e.batch: e.stamp for e in known}
     if source.load == "full" or not known:
         same = stamps == old and stamps and all(e.settings == intake.settings for e in known)

@@ -31,6 +31,7 @@ class Lake:
     spark: SparkSession
     config: LakeConfig
     pinned: dict[str, int] = field(default_factory=dict)  # table name: Delta version that is read
+    _written: dict[tuple[str, int], int] = field(default_factory=dict)  # (table, version): rows that write() wrote
 
     def name(self, table: str) -> str:
         """What Spark SQL calls the table: root.table in a catalog, delta.`folder/table` on disk."""
@@ -101,7 +102,7 @@ class Lake:
                     writer.saveAsTable(self.name(table))
                 else:
                     writer.save(self._folder(table))
-                return self.latest_version(table)
+                return self._remember(table)
             except PySparkException as error:
                 if not is_conflict(error) or attempt == _CONFLICT_RETRIES - 1:
                     raise
@@ -109,9 +110,13 @@ class Lake:
         raise AssertionError("unreachable")
 
     def rows_written(self, table: str, version: int) -> int:
-        """Rows that the commit of this version wrote, as Delta counted them."""
-        commit = self.handle(table).history().where(F.col("version") == version).first()
-        return int(commit["operationMetrics"].get("numOutputRows", 0))
+        """Rows that a commit of this Lake wrote, as Delta counted them."""
+        return self._written[table, version]
+
+    def _remember(self, table: str) -> int:
+        (commit,) = self.handle(table).history(1).select("version", "operationMetrics").collect()
+        self._written[table, commit.version] = int(commit.operationMetrics.get("numOutputRows", 0))
+        return int(commit.version)
 
     def _folder(self, table: str) -> str:
         root = self.config.root

@@ -1,20 +1,20 @@
 """Small files put together, old files deleted."""
 
-import datetime as dt
 from collections.abc import Sequence
 
 from flmrec.lake import Lake
 
-_SMALL_MB = 32
+_VACUUM_EVERY = 10  # versions of a table
 
 
 def keep(store: Lake, tables: Sequence[str]) -> None:
-    """OPTIMIZE where a table has become many small files; VACUUM by lake.vacuum_days. For tables just written."""
+    """OPTIMIZE where one of these just written tables has more files than lake.compact_files, which a table has that
+    batches are merged into; VACUUM, every tenth version, of files that no version of lake.vacuum_days needs."""
     for table in tables:
-        detail = store.handle(table).detail().select("numFiles", "sizeInBytes", "createdAt").collect()[0]
-        if detail.numFiles > store.config.compact_files and detail.sizeInBytes < detail.numFiles * _SMALL_MB << 20:
+        compacted = len(store.live_files(table)) > store.config.compact_files
+        if compacted:
             store.handle(table).optimize().executeCompaction()
-        days = store.config.vacuum_days
-        if days is not None and detail.createdAt < dt.datetime.now() - dt.timedelta(days=days):
-            store.handle(table).vacuum(24.0 * days)
-        store.pinned[table] = store.latest_version(table)
+        if store.config.vacuum_days is not None and store.version(table) % _VACUUM_EVERY == _VACUUM_EVERY - 1:
+            store.handle(table).vacuum(24.0 * store.config.vacuum_days)
+        if compacted:
+            store.pinned[table] = store.latest_version(table)

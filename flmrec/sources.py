@@ -100,6 +100,8 @@ def explain(error: Exception, name: str, where: str) -> FlmrecError:
         return DataContractError(
             f"source.{name}: a column has different types in different files of {where}; {_first(text)}"
         )
+    if "CHARSET" in text:
+        return UsageError(f"source.{name}.options.encoding is none that Spark reads; {_first(text)}")
     if "DATETIME_PATTERN" in text:
         return UsageError(f"source.{name}.ts_format is no Spark datetime pattern; {_first(text)}")
     if "CHANGE_DATA_FEED" in text or "CHANGE_TABLE_FEED" in text or "MISSING_CHANGE_DATA" in text:

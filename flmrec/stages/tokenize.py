@@ -6,17 +6,18 @@ text that has been tokenized by the same tokenizer is not tokenized twice.
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from flmrec import columns, lake, maintenance, processed
-from flmrec.columns import FITS, HOLDOUT, C, Tables, table_of
+from flmrec.columns import FITS, FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
-from flmrec.data import split
+from flmrec.data import features, own_words, positives, split
 from flmrec.data.index import dense_index
 from flmrec.data.sequences import windows
 from flmrec.lake import Lake, LedgerRow
@@ -26,8 +27,6 @@ from flmrec.text.tokenization import TokenizerRef, tokenize_partition, tokenizer
 
 STAGE = "tokenize"
 _FILES_PER_RANK = 4
-_FILE_MB = 64
-_ROWS_OF_ONE_TASK = 20_000  # fewer rows are dealt out by one task, which makes the shards equal
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,14 @@ class Entity:
     table: str
     index: str
     tokens: str
+    features: str
     id: str
     idx: str
     first: int  # first dense number
 
 
-_ITEMS = Entity(Tables.ITEMS, Tables.ITEM_INDEX, Tables.ITEM_TOKENS, C.ITEM, C.ITEM_IDX, 1)
-_USERS = Entity(Tables.USERS, Tables.USER_INDEX, Tables.USER_TOKENS, C.USER, C.USER_IDX, 0)
+_ITEMS = Entity(Tables.ITEMS, Tables.ITEM_INDEX, Tables.ITEM_TOKENS, Tables.ITEM_FEATURES, C.ITEM, C.ITEM_IDX, 1)
+_USERS = Entity(Tables.USERS, Tables.USER_INDEX, Tables.USER_TOKENS, Tables.USER_FEATURES, C.USER, C.USER_IDX, 0)
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ def run(spark: SparkSession, cfg: Config) -> None:
     store = Lake(spark, cfg.lake)
     tokenizer = tokenizer_ref(resolve_encoder(cfg.model.encoder), cfg.text.max_tokens)
     made = [_index(store, cfg, entity) for entity in (_ITEMS, _USERS)]
-    made.append(_tokens(store, cfg, _ITEMS, _ITEMS.tokens, tokenizer))
+    made.append(_tokens(store, cfg, _ITEMS, FULL, tokenizer))
     for fit in FITS:
-        made.append(_tokens(store, cfg, _USERS, table_of(_USERS.tokens, fit), tokenizer))
+        made.append(_tokens(store, cfg, _USERS, fit, tokenizer))
         made.append(_sequences(store, cfg, fit))
+        made += [_features(store, cfg, entity, fit) for entity in (_ITEMS, _USERS)]
+        made.append(_examples(store, cfg, fit))
     done = [one for one in made if one is not None]
     ledger = [one.row for one in done if one.row is not None]
     if ledger:
@@ -91,56 +93,116 @@ def _index(store: Lake, cfg: Config, entity: Entity) -> Made | None:
     return _written(store, entry, numbered, mode="append")
 
 
-def _tokens(store: Lake, cfg: Config, entity: Entity, name: str, tokenizer: TokenizerRef) -> Made | None:
+def _tokens(store: Lake, cfg: Config, entity: Entity, fit: str, tokenizer: TokenizerRef) -> Made | None:
     """One row an id of the index; rows whose text and tokenizer are those of the table are taken over from it."""
-    inputs = [entity.index, entity.table] if _has(cfg, entity) else [entity.index]
-    entry = _entry(store, name, inputs, tokenizer.fingerprint, cfg.training.num_proc)
+    name = table_of(entity.tokens, fit)
+    inputs = [entity.index] + ([entity.table] if _has(cfg, entity) else [])
+    settings: list[Any] = [tokenizer.fingerprint, cfg.training.num_proc]
+    if entity is _USERS and cfg.source.words is not None:
+        inputs += [Tables.WORDS] + ([Tables.INTERACTIONS] if fit == HOLDOUT else [])
+        settings += [cfg.text.max_words, _protocol(cfg, fit)]
+    entry = _entry(store, name, inputs, *settings)
     if _is_done(store, entry):
         return None
     index = store.read(entity.index).select(F.col(entity.idx).alias(C.IDX), F.col(entity.id).alias(C.ID))
-    texts = _texts(store, cfg, entity).withColumnRenamed(entity.id, C.ID)
+    texts = _texts(store, cfg, entity, fit).withColumnRenamed(entity.id, C.ID)
     wanted = index.join(texts, C.ID, "left").select(C.IDX, C.ID, C.CONTENT_HASH, C.TEXT)
     tokenize = partial(tokenize_partition, ref=tokenizer)
     if not store.exists(name):
-        return _written(store, entry, _dealt(wanted.mapInArrow(tokenize, columns.TOKENS), _shards(cfg)))
+        return _written(store, entry, _dealt(wanted.mapInArrow(tokenize, columns.TOKENS), cfg))
     known = store.read(name).where(F.col(C.TOKENIZER) == tokenizer.fingerprint)
     same = (F.col("k.idx") == F.col("w.idx")) & F.col("k.id").eqNullSafe(F.col("w.id"))
     same = same & F.col("k.content_hash").eqNullSafe(F.col("w.content_hash"))
     kept = known.alias("k").join(wanted.alias("w"), same, "left_semi")
     new = wanted.alias("w").join(known.alias("k"), same, "left_anti")
-    rows = kept.union(new.mapInArrow(tokenize, columns.TOKENS))
-    return _written(store, entry, _dealt(rows, _shards(cfg)))
+    return _written(store, entry, _dealt(kept.union(new.mapInArrow(tokenize, columns.TOKENS)), cfg))
 
 
-def _texts(store: Lake, cfg: Config, entity: Entity) -> DataFrame:
-    """(id, content_hash, text) of the items or users that have a row of their own."""
+def _texts(store: Lake, cfg: Config, entity: Entity, fit: str) -> DataFrame:
+    """(id, content_hash, text) of the items or users that have any; users' own words are part of their text."""
     if _has(cfg, entity):
-        return store.read(entity.table).select(entity.id, C.CONTENT_HASH, C.TEXT)
-    schema = f"{entity.id} STRING, {C.CONTENT_HASH} STRING, {C.TEXT} STRING"
-    return store.spark.createDataFrame([], schema)
+        texts = store.read(entity.table).select(entity.id, C.CONTENT_HASH, C.TEXT)
+    else:
+        texts = store.spark.createDataFrame([], f"{entity.id} STRING, {C.CONTENT_HASH} STRING, {C.TEXT} STRING")
+    if entity is _ITEMS or cfg.source.words is None:
+        return texts
+    words = store.read(Tables.WORDS)
+    if fit == HOLDOUT:
+        words = own_words.before_held_out(words, store.read(Tables.INTERACTIONS), cfg.evaluation)
+    return own_words.join(texts, words, cfg.text.max_words)
 
 
 def _sequences(store: Lake, cfg: Config, fit: str) -> Made | None:
-    name = table_of(Tables.SEQUENCES, fit)
-    inputs = [Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX]
-    settings = [cfg.text.sequence_length, cfg.training.num_proc, asdict(cfg.evaluation) if fit == HOLDOUT else None]
-    entry = _entry(store, name, inputs, *settings)
+    entry = _fit_entry(store, cfg, Tables.SEQUENCES, fit, cfg.text.sequence_length, cfg.training.num_proc)
+    if _is_done(store, entry):
+        return None
+    rows = windows(
+        _positives(store, cfg, fit),
+        store.read(Tables.USER_INDEX),
+        store.read(Tables.ITEM_INDEX),
+        cfg.text.sequence_length,
+    )
+    return _written(store, entry, _dealt(rows, cfg))
+
+
+def _features(store: Lake, cfg: Config, entity: Entity, fit: str) -> Made | None:
+    """Attributes filled and normalised by statistics of the rows that the fit's events name."""
+    if not _has(cfg, entity):
+        return None
+    table = store.read(entity.table)
+    if not features.numeric_columns(table) + features.categorical_columns(table):
+        return None
+    entry = _fit_entry(store, cfg, entity.features, fit, asdict(cfg.features), more=entity.table)
     if _is_done(store, entry):
         return None
     events = split.training_events(store.read(Tables.INTERACTIONS), cfg.evaluation, fit)
-    weighted = events.withColumn(C.WEIGHT, F.lit(1.0).cast("float"))
-    length = cfg.text.sequence_length
-    rows = windows(weighted, store.read(Tables.USER_INDEX), store.read(Tables.ITEM_INDEX), length)
-    return _written(store, entry, _dealt(rows, _shards(cfg)))
+    trained = events.select(entity.id).distinct()
+    stats = features.statistics(table, trained, entity.id, cfg.features.max_categories).cache()
+    labelled = stats.select(F.lit(entity.table).alias("entity"), "*")
+    store.write(table_of(Tables.FEATURE_STATISTICS, fit), labelled, replace_where=f"entity = '{entity.table}'")
+    by_attribute = {row.attribute: row for row in stats.collect()}
+    stats.unpersist()
+    return _written(store, entry, features.normalised(table, entity.id, by_attribute, cfg.features))
 
 
-def _dealt(rows: DataFrame, n_shards: int) -> DataFrame:
-    """The rows in `n_shards` files of equal size: one task deals them out in turn where they are few."""
-    return rows.repartition(n_shards)
+def _examples(store: Lake, cfg: Config, fit: str) -> Made | None:
+    """Labelled pairs with sampled negatives, where positives.negatives asks for them."""
+    if cfg.positives.negatives == "none":
+        return None
+    entry = _fit_entry(store, cfg, Tables.EXAMPLES, fit, cfg.run.seed)
+    if _is_done(store, entry):
+        return None
+    every = replace(cfg.positives, min_value=None)  # events below it are kept, as label 0
+    events = split.training_events(store.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    weighted = positives.weigh(events, cfg.source.interactions.events, every)
+    numbered = weighted.join(store.read(Tables.USER_INDEX), C.USER).join(store.read(Tables.ITEM_INDEX), C.ITEM)
+    numbered = numbered.withColumn(C.EVENT_TS, F.unix_timestamp(C.EVENT_TS))
+    counts = numbered.groupBy(C.ITEM_IDX).count().toArrow()
+    popularity = np.zeros(store.read(Tables.ITEM_INDEX).count() + 1)
+    popularity[counts.column(C.ITEM_IDX).to_numpy()] = counts.column("count").to_numpy()
+    return _written(store, entry, _dealt(positives.examples(numbered, cfg.positives, popularity, cfg.run.seed), cfg))
 
 
-def _shards(cfg: Config) -> int:
-    return cfg.training.num_proc * _FILES_PER_RANK
+def _positives(store: Lake, cfg: Config, fit: str) -> DataFrame:
+    events = split.training_events(store.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    return positives.weigh(events, cfg.source.interactions.events, cfg.positives)
+
+
+def _fit_entry(store: Lake, cfg: Config, table: str, fit: str, *settings: Any, more: str | None = None) -> Entry:
+    """The entry of a table that depends on the fit's events."""
+    inputs = [Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX] + ([more] if more else [])
+    weights = [asdict(cfg.positives), cfg.source.interactions.events]
+    return _entry(store, table_of(table, fit), inputs, _protocol(cfg, fit), weights, *settings)
+
+
+def _protocol(cfg: Config, fit: str) -> list[Any]:
+    """What of the evaluation decides which events the fit may see."""
+    return [cfg.evaluation.protocol, cfg.evaluation.test_share, cfg.evaluation.split_seed] if fit == HOLDOUT else []
+
+
+def _dealt(rows: DataFrame, cfg: Config) -> DataFrame:
+    """The rows in files of equal size, at least `_FILES_PER_RANK` for each rank of the training."""
+    return rows.repartition(cfg.training.num_proc * _FILES_PER_RANK)
 
 
 def _has(cfg: Config, entity: Entity) -> bool:
