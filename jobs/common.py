@@ -22,6 +22,7 @@ from flmrec.errors import FlmrecError, UsageError
 CHECKOUT = Path(__file__).resolve().parent.parent
 DELTA = "io.delta:delta-spark_2.13:4.0.1"
 JAVA_VERSIONS = (17, 21)
+STACK = "-Xss4m"  # the lineage of ALS, ten iterations deep, overflows a task's default stack of 1 MB
 Stage = Callable[[SparkSession, Config], None]
 
 
@@ -116,7 +117,8 @@ def _own_settings(cfg: Config) -> dict[str, str]:
         "spark.sql.shuffle.partitions": "8",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={CHECKOUT / 'conf' / 'log4j2.properties'}",
+        "spark.driver.extraJavaOptions": f"{STACK} -Dlog4j2.configurationFile={CHECKOUT}/conf/log4j2.properties",
+        "spark.executor.extraJavaOptions": STACK,
     }
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from flmrec.evaluation.metrics import EMPTY, Floats, Ints
 
 
-def coverage(counts: Ints) -> float:
+def coverage(counts: np.ndarray) -> float:
     """Share of the catalogue that is recommended to anyone. counts: (M,) times each item is recommended."""
     return float(np.count_nonzero(counts) / len(counts))
 
 
-def gini(counts: Ints) -> float:
+def gini(counts: np.ndarray) -> float:
     """Gini coefficient of the recommendations over the catalogue: 0 all items alike, towards 1 one item takes all.
 
     counts: (M,) times each item is recommended. Without any recommendation it is 0.
@@ -26,15 +26,19 @@ def gini(counts: Ints) -> float:
     return float((2.0 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total))
 
 
-def novelty(ranked: Ints, popularity: Floats) -> Floats:
-    """Mean self-information of a user's list in bits, -log2 of the item's share of the users (Zhou et al., PNAS 2010).
+def self_information(share: Floats) -> Floats:
+    """-log2 of the share of users in training that know an item, bits: how much of a surprise it is.
 
-    popularity: (M,) share of users in training that know the item, 0..1; an item nobody knows counts as known to half
-    of the smallest positive share. Returns (N,), 0 for an empty list.
+    share: (M,) 0..1; an item nobody knows counts as half as well known as the least known one. Returns (M,).
     """
-    positive = popularity[popularity > 0]
+    positive = share[share > 0]
     floor = positive.min() / 2 if len(positive) else 1.0
-    return mean_over_list(ranked, -np.log2(np.maximum(popularity, floor)))
+    return -np.log2(np.maximum(share, floor))
+
+
+def novelty(ranked: Ints, share: Floats) -> Floats:
+    """Mean self-information of a user's list, bits (Zhou et al., PNAS 2010). Returns (N,), 0 for an empty list."""
+    return mean_over_list(ranked, self_information(share))
 
 
 def mean_over_list(ranked: Ints, value: Floats) -> Floats:

@@ -1,0 +1,157 @@
+"""Measures the holdout fit on the held-out events, beside popularity and ALS on the same split.
+
+    interactions, item_index, user_index, holdout_item_factors, holdout_user_factors  ->  metrics
+
+Every user with a test event counts, also one without recommendations. Each model ranks the whole catalogue without
+what the user had in train and validation; with item_cold the cold items alone, among themselves.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from flmrec import columns
+from flmrec import lake as lakes
+from flmrec.columns import HOLDOUT, C, Tables, table_of
+from flmrec.config import Config, EvaluationConfig
+from flmrec.data import split
+from flmrec.errors import DataContractError
+from flmrec.evaluation import baselines, gate, ranking
+from flmrec.evaluation import truth as truths
+from flmrec.evaluation.baselines import AlsSettings
+from flmrec.evaluation.gate import OURS, POPULARITY
+from flmrec.evaluation.metrics import Bools
+from flmrec.evaluation.ranking import Factors, Rows
+from flmrec.evaluation.truth import POSITION
+from flmrec.lake import Lake, LedgerRow
+
+ALS = "als"
+_TUNING_K = 10
+_TUNING_USERS = 20_000  # validation users that choose the settings of ALS, at most about
+
+
+def run(spark: SparkSession, cfg: Config) -> None:
+    """Writes this run's rows of `metrics`. Raises DataContractError where there is nothing to measure on."""
+    started = time.monotonic()
+    lake = Lake(spark, cfg.lake)
+    log = _log(lake, cfg.evaluation).persist()
+    users = _test_users(lake, cfg, log).persist()
+    n_users = users.count()
+    if n_users == 0:
+        raise DataContractError(
+            f"{lake.name(Tables.INTERACTIONS)}: the {cfg.evaluation.protocol} split leaves no user with a test event; "
+            "give a longer log, or choose another evaluation.protocol."
+        )
+    rows = _measure(lake, cfg, log, users)
+    protocol = cfg.evaluation.protocol
+    data = [(cfg.run.id, model, protocol, name, metric, k, value, n) for model, name, metric, k, value, n in rows]
+    frame = spark.createDataFrame(data, columns.METRICS).coalesce(1)
+    version = lakes.replace_run(lake, Tables.METRICS, frame, cfg.run.id)
+    ledger = LedgerRow(table=Tables.METRICS, rows_in=len(rows), rows_out=len(rows), delta_version=version)
+    lakes.record(lake, cfg.run.id, "evaluate", [ledger], time.monotonic() - started)
+    users.unpersist()
+    log.unpersist()
+
+
+def _log(lake: Lake, cfg: EvaluationConfig) -> DataFrame:
+    """user_idx, position, split."""
+    parts = split.assign(lake.read(Tables.INTERACTIONS), cfg)
+    return truths.events(parts, lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX))
+
+
+def _test_users(lake: Lake, cfg: Config, log: DataFrame) -> DataFrame:
+    users = truths.truth(log, split.TEST, repeats=not cfg.scoring.exclude_seen)
+    groups = cfg.evaluation.user_groups
+    if not groups:
+        return users
+    attributes = lake.read(Tables.USERS)
+    unknown = sorted(set(groups) - set(attributes.columns))
+    if unknown:
+        raise DataContractError(
+            f"evaluation.user_groups names {', '.join(unknown)}, which {lake.name(Tables.USERS)} lacks; it has "
+            f"{', '.join(attributes.columns)}."
+        )
+    return truths.with_groups(users, attributes.join(lake.read(Tables.USER_INDEX), C.USER), groups)
+
+
+def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
+    ks = sorted({*cfg.evaluation.k, gate.K})
+    known = truths.popularity(truths.history(log, split.TEST)).persist()
+    sums: dict[str, pd.DataFrame] = {}
+    rows: Rows = []
+    for name, model in _models(lake, cfg, log, known):
+        ranked = ranking.rank(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen).persist()
+        sums[name] = ranking.sums(ranked, ks, cfg.run.seed)
+        rows += ranking.catalogue_values(name, ranked, known, model.allow, ks)
+        ranked.unpersist()
+    known.unpersist()
+    return rows + ranking.means(sums, OURS)
+
+
+def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterator[tuple[str, Factors]]:
+    """Ours and the baselines. ALS is left out where every item that may be recommended is new to it (item_cold)."""
+    ours = _ours(lake, _allowed(lake, cfg.evaluation, log))
+    yield OURS, ours
+    if POPULARITY in cfg.evaluation.baselines:
+        yield POPULARITY, baselines.popularity(known, lake.read(Tables.USER_INDEX), ours.allow)
+    if ALS in cfg.evaluation.baselines and cfg.evaluation.protocol != "item_cold":
+        yield ALS, _als(cfg, log, ours.allow)
+
+
+def _ours(lake: Lake, allow: Bools) -> Factors:
+    tables = [table_of(name, HOLDOUT) for name in (Tables.ITEM_FACTORS, Tables.USER_FACTORS)]
+    items, users = (lake.read(table) for table in tables)
+    versions = {
+        row[0] for frame in (items, users) for row in frame.select(C.MODEL_VERSION).distinct().limit(2).collect()
+    }
+    if len(versions) != 1:
+        raise DataContractError(
+            f"{' and '.join(map(lake.name, tables))} hold the model versions {sorted(versions)}, expected one: "
+            "run jobs/factorize.py again."
+        )
+    item_index, user_index = lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX)
+    found = items.join(item_index, items[C.ID] == item_index[C.ITEM]).select(C.ITEM_IDX, C.VECTOR).toArrow()
+    position = found.column(C.ITEM_IDX).to_numpy() - 1
+    vectors = found.column(C.VECTOR).combine_chunks().flatten().to_numpy().reshape(len(position), -1)
+    matrix = np.zeros((len(allow), vectors.shape[1]), dtype=np.float32)
+    matrix[position] = vectors
+    published = np.zeros(len(allow), dtype=bool)
+    published[position] = True
+    vectors_of_users = users.join(user_index, users[C.ID] == user_index[C.USER]).select(C.USER_IDX, C.VECTOR)
+    return Factors(vectors_of_users, matrix, allow & published)
+
+
+def _allowed(lake: Lake, cfg: EvaluationConfig, log: DataFrame) -> Bools:
+    """(M,) the items that may be recommended: all, or with item_cold those whose events are held out for the test."""
+    [(n_items,)] = lake.read(Tables.ITEM_INDEX).agg(F.max(C.ITEM_IDX)).collect()
+    if cfg.protocol != "item_cold":
+        return np.ones(n_items, dtype=bool)
+    allow = np.zeros(n_items, dtype=bool)
+    held_out: pd.DataFrame = log.where(F.col(C.SPLIT) == split.TEST).select(POSITION).distinct().toPandas()
+    allow[held_out[POSITION]] = True
+    return allow
+
+
+def _als(cfg: Config, log: DataFrame, allow: Bools) -> Factors:
+    """ALS with the settings that rank validation best after train, fitted again on both."""
+    train = truths.history(log, split.VALIDATION).persist()
+    users = truths.truth(log, split.VALIDATION, repeats=not cfg.scoring.exclude_seen)
+    one_in = math.ceil(users.count() / _TUNING_USERS)
+    judges = users.where(F.pmod(F.xxhash64(C.USER_IDX), F.lit(max(one_in, 1))) == 0).persist()
+
+    def fit(past: DataFrame, settings: AlsSettings) -> Factors:
+        return baselines.als(past, settings, allow, iterations=cfg.evaluation.als.iterations, seed=cfg.run.seed)
+
+    def quality(settings: AlsSettings) -> float:
+        ranked = ranking.rank(judges, fit(train, settings), _TUNING_K, exclude_seen=cfg.scoring.exclude_seen)
+        return ranking.mean_ndcg(ranked, _TUNING_K)
+
+    best = baselines.tuned_als(cfg.evaluation.als, quality)
+    train.unpersist()
+    judges.unpersist()
+    return fit(truths.history(log, split.TEST), best)
