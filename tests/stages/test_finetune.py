@@ -1,0 +1,145 @@
+"""One small shop, both fits inline: what is published, what is recorded, and what happens a second time."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from flmrec import config
+from flmrec.columns import FITS, FULL, HOLDOUT, C, Tables, table_of
+from flmrec.config import Config
+from flmrec.errors import TrainingError, UsageError
+from flmrec.lake import Lake
+from flmrec.model.encoder import DEFAULT_ENCODER, resolve_encoder
+from flmrec.stages import finetune, ingest, tokenize
+from flmrec.training.worker import EpochRow
+from tests.small import write_conf, write_shop
+
+SETTINGS = ["run.date=2024-05-01", "run.id=first", "training.launcher=inline", "training.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def cfg(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Of a shop that is ingested, tokenized and fine-tuned in both fits."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder, n_users=40)
+    cfg = config.load(write_conf(folder, folder), SETTINGS)
+    ingest.run(spark, cfg)
+    tokenize.run(spark, cfg)
+    for fit in FITS:
+        finetune.run(spark, cfg, fit)
+    return cfg
+
+
+@pytest.fixture
+def lake(spark: SparkSession, cfg: Config) -> Lake:
+    return Lake(spark, cfg.lake)
+
+
+def folder_of(lake: Lake, cfg: Config, fit: str) -> Path:
+    return lake.models_folder() / finetune.version_name(lake, cfg, fit)
+
+
+def training_rows(lake: Lake) -> pd.DataFrame:
+    return lake.read(Tables.TRAINING).toPandas().sort_values(["model_version", "epoch", "rank"]).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_every_epoch_read_every_row(lake: Lake, cfg: Config, fit: str) -> None:
+    rows = training_rows(lake)
+    rows = rows[rows.model_version == finetune.version_name(lake, cfg, fit)]
+    assert rows.epoch.to_list() == [1, 2]
+    assert set(rows.rows_read) == {lake.read(table_of(Tables.SEQUENCES, fit)).count()}
+    assert (rows.steps >= 1).all() and (rows.seconds > 0).all() and set(rows.run_id) == {"first"}
+    assert rows.loss.iloc[1] < rows.loss.iloc[0]
+
+
+def test_the_encoder_and_the_head_are_published(lake: Lake, cfg: Config) -> None:
+    folder = folder_of(lake, cfg, FULL)
+    before = AutoModel.from_pretrained(resolve_encoder(DEFAULT_ENCODER)).state_dict()
+    after = AutoModel.from_pretrained(folder).state_dict()
+    moved = any(not torch.equal(before[name], after[name]) for name in before if ".layer." in name)
+    assert moved == (json.loads((folder / "training.json").read_text())["aligned_epochs"] > 0)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "flm.safetensors").values())
+    assert config.parse(config.yaml.safe_load((folder / "config.yaml").read_text())).training == cfg.training
+    assert not [
+        path for path in folder.iterdir() if path.suffix in (".bin", ".pkl", ".pt") or "checkpoint" in path.name
+    ]
+
+
+def test_models_and_ledger_name_the_versions(lake: Lake, cfg: Config) -> None:
+    models = lake.read(Tables.MODELS).toPandas().set_index("fit")
+    assert models.path.to_dict() == {fit: str(folder_of(lake, cfg, fit)) for fit in FITS}
+    assert models.loc[HOLDOUT, C.MODEL_VERSION] == f"{models.loc[FULL, C.MODEL_VERSION]}-holdout"
+    assert models.loc[FULL, C.MODEL_VERSION].startswith("20240501-")
+    ledger = lake.read(Tables.LEDGER).where("stage LIKE 'finetune%'").toPandas()
+    assert set(ledger.stage) == {"finetune", "finetune holdout"}
+    assert (ledger.rows_in == ledger.rows_out).all()
+
+
+def test_a_version_that_is_there_is_not_made_again(spark: SparkSession, lake: Lake, cfg: Config) -> None:
+    before, weights = training_rows(lake), folder_of(lake, cfg, FULL) / "flm.safetensors"
+    made = weights.stat().st_mtime_ns
+    again = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, id="second"))
+    finetune.run(spark, again, FULL)
+    assert weights.stat().st_mtime_ns == made
+    pd.testing.assert_frame_equal(training_rows(Lake(spark, cfg.lake)), before)
+
+
+def test_rows_lost_between_folder_and_tables_are_written_again(spark: SparkSession, lake: Lake, cfg: Config) -> None:
+    before = training_rows(lake)
+    version = finetune.version_name(lake, cfg, FULL)
+    for table in (Tables.TRAINING, Tables.MODELS):
+        lake.handle(table).delete(f"model_version = '{version}'")
+    finetune.run(spark, cfg, FULL)
+    pd.testing.assert_frame_equal(training_rows(Lake(spark, cfg.lake)), before)
+    assert Lake(spark, cfg.lake).read(Tables.MODELS).count() == 2
+
+
+def test_what_changes_the_model_changes_its_name(lake: Lake, cfg: Config) -> None:
+    def name(**changes: object) -> str:
+        return finetune.version_name(lake, dataclasses.replace(cfg, **changes), FULL)  # type: ignore[arg-type]
+
+    own = name()
+    assert name(training=dataclasses.replace(cfg.training, reader="arrow", threads_per_rank=1)) == own
+    assert name(scoring=dataclasses.replace(cfg.scoring, k=3)) == own
+    others = {
+        name(training=dataclasses.replace(cfg.training, epochs=3)),
+        name(run=dataclasses.replace(cfg.run, seed=1)),
+        name(model=dataclasses.replace(cfg.model, tuning="frozen")),
+    }
+    assert len(others | {own}) == 4
+
+
+def test_the_full_fit_needs_the_holdout_fit(spark: SparkSession, cfg: Config) -> None:
+    other = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, seed=77))
+    with pytest.raises(UsageError, match=r"holdout fit 20240501-\w+-holdout, which is not in .*run jobs/finetune.py"):
+        finetune.run(spark, other, FULL)
+
+
+def test_rows_that_were_not_read_fail_the_fit() -> None:
+    def row(epoch: int, rank: int, rows_read: int) -> EpochRow:
+        return EpochRow(epoch=epoch, rank=rank, rows_read=rows_read, steps=3, loss=1.0, seconds=0.1)
+
+    finetune._check_rows([row(1, 0, 50), row(1, 1, 51)], 101, "sequences")
+    with pytest.raises(TrainingError, match="read 100 rows in epoch 2, but sequences has 101: nothing was published"):
+        finetune._check_rows([row(1, 0, 50), row(1, 1, 51), row(2, 0, 50), row(2, 1, 50)], 101, "sequences")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(spark: SparkSession, cfg: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    blocked = dataclasses.replace(cfg, lake=dataclasses.replace(cfg.lake, models=str(tmp_path / "file" / "models")))
+    with pytest.raises(UsageError, match=r"model folder .*file/models.* cannot be made \(Not a directory\)"):
+        finetune.run(spark, blocked, HOLDOUT)
+
+
+def test_the_summary_in_the_folder_holds_the_losses(lake: Lake, cfg: Config) -> None:
+    summary = json.loads((folder_of(lake, cfg, HOLDOUT) / "training.json").read_text())
+    assert [row["epoch"] for row in summary["rows"]] == [1, 2]
+    assert 1 <= summary["epochs"] <= 2
