@@ -21,9 +21,3 @@ def dense_index(ids: DataFrame, id_column: str, idx_column: str, first: int) -> 
     within = F.row_number().over(Window.partitionBy("bucket").orderBy(F.xxhash64(id_column), id_column))
     offset = F.array(*map(F.lit, starts))[F.col("bucket")]
     return ids.withColumn("bucket", bucket).select(id_column, (offset + within - 1).cast("int").alias(idx_column))
-
-
-def extend_index(known: DataFrame, ids: DataFrame, id_column: str, idx_column: str, first: int) -> DataFrame:
-    """The rows to add to the index `known`, so that it covers `ids`."""
-    new = ids.join(known, id_column, "left_anti")
-    return dense_index(new, id_column, idx_column, first)

@@ -1,0 +1,53 @@
+"""Windows of histories: every event is a target exactly once, oldest first, padded on the left."""
+
+from collections import Counter
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from flmrec.data.sequences import windows
+from tests.data.test_split import log
+
+
+def cut(spark: SparkSession, rows: list[tuple], length: int) -> dict[tuple[int, int], tuple]:
+    """(user_idx, window): (items, times, weights); user "u<n>" has index n, item "<n>" index n."""
+    events = log(spark, rows).withColumn("weight", F.lit(0.5).cast("float"))
+    users = events.select("user_id").distinct().withColumn("user_idx", F.expr("int(substring(user_id, 2))"))
+    items = events.select("item_id").distinct().withColumn("item_idx", F.expr("int(item_id)"))
+    return {
+        (r.user_idx, r.window): (r.item_idx, r.event_ts, r.weight)
+        for r in windows(events, users, items, length).collect()
+    }
+
+
+def test_a_short_history_is_padded_on_the_left(spark: SparkSession) -> None:
+    got = cut(spark, [("u4", "7", 30, None), ("u4", "9", 10, None)], 3)
+    assert got == {(4, 0): ([0, 0, 9, 7], [0, 0, 10, 30], [0.0, 0.0, 0.5, 0.5])}
+
+
+def test_a_long_history_is_cut_from_its_end_with_one_entry_of_context(spark: SparkSession) -> None:
+    got = cut(spark, [("u1", str(n), 10 * n, None) for n in range(1, 8)], 3)
+    assert {key: items for key, (items, _, _) in got.items()} == {
+        (1, 0): [4, 5, 6, 7],
+        (1, 1): [1, 2, 3, 4],
+        (1, 2): [0, 0, 0, 1],
+    }
+    assert got[1, 0][1] == [40, 50, 60, 70]
+
+
+def test_every_event_is_a_target_once(spark: SparkSession) -> None:
+    rows = [(f"u{u}", str(1 + n), n // 2, None) for u in range(5) for n in range(4 * u + 1)]
+    got = cut(spark, rows, 4)
+    targets = Counter((user, item) for (user, _), (items, _, _) in got.items() for item in items[1:] if item)
+    assert targets == Counter((int(user[1:]), int(item)) for user, item, _, _ in rows)
+    assert all(len(part) == 5 for row in got.values() for part in row)
+    assert Counter(user for user, _ in got) == {u: -(-(4 * u + 1) // 4) for u in range(5)}
+
+
+def test_one_user_with_most_of_the_log(spark: SparkSession) -> None:
+    frame = spark.range(30_000).select(
+        F.lit("u0").alias("user_id"), F.expr("string(1 + id % 50)").alias("item_id"), "id"
+    )
+    rows = [(r.user_id, r.item_id, r.id, None) for r in frame.collect()] + [("u1", "3", 5, None)]
+    got = cut(spark, rows, 200)
+    assert len(got) == 151 and sum(bool(item) for items, _, _ in got.values() for item in items[1:]) == 30_001
