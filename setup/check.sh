@@ -29,7 +29,7 @@ check_java() {
 
 check_compiler() {
     local compiler="${CXX:-g++}"
-    echo 'int main() {}' | "$compiler" -std=c++17 -x c++ -fsyntax-only - 2>/dev/null ||
+    "$compiler" -std=c++17 -x c++ -fsyntax-only - <<<'int main() {}' 2>/dev/null ||
         fail "a C++17 compiler is missing ('$compiler' does not run), and Horovod is compiled with it:" \
             "install it, for example with 'sudo apt-get install g++', or set CXX to its path."
 }
