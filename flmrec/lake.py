@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from delta.tables import DeltaTable
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -75,6 +75,17 @@ class Lake:
     def live_files(self, table: str) -> list[str]:
         """The Parquet files of the pinned snapshot, as plain paths or URLs without %-escapes, sorted."""
         return sorted(re.sub("^file:/+", "/", unquote(path)) for path in self.read(table).inputFiles())
+
+    def added_files(self, table: str, since: int) -> list[str] | None:
+        """Files of the pinned snapshot that version `since` did not have; None where files of that version are gone,
+        or the version itself."""
+        earlier = Lake(self.spark, self.config, {table: since})
+        try:
+            before = set(earlier.live_files(table))
+        except AnalysisException:  # older than the table's log reaches
+            return None
+        now = set(self.live_files(table))
+        return sorted(now - before) if before <= now else None
 
     def write(
         self,

@@ -1,4 +1,7 @@
-"""Histories of users, cut into windows of one length for the readers of the training."""
+"""Histories of users, cut into windows of one length for the readers of the training.
+
+`windows` makes them from events, `extended` from the windows of the night before and the new events.
+"""
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -23,6 +26,57 @@ def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, len
     )
     newest_last = F.array_sort(F.collect_list("entry"), _older_first)
     rows = entries.groupBy(C.USER_IDX, C.WINDOW).agg(newest_last.alias("entries"))
+    return _listed(rows, length)
+
+
+def extended(old: DataFrame, new: DataFrame, length: int) -> DataFrame:
+    """SEQUENCES of the users of `new`, from their windows in `old` and their events in `new`.
+
+    new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts, weight>>, oldest first, all of them later than the user's
+    events in `old`. Only arrays are moved: no event is sorted again.
+    """
+    both = histories(old).withColumnRenamed("entries", "before").join(new, C.USER_IDX, "right")
+    return cut(both.select(C.USER_IDX, F.concat(F.coalesce("before", F.array()), "entries").alias("entries")), length)
+
+
+def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
+    """(user_idx, entries): each user's events as entries of `extended`, oldest first."""
+    key = F.struct(C.EVENT_TS, C.EVENT_ORDER, F.xxhash64(C.USER, C.ITEM), F.xxhash64(C.EVENT, C.VALUE))
+    seconds = F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS)
+    keyed = F.struct(key.alias("key"), F.struct(C.ITEM_IDX, seconds, C.WEIGHT).alias("entry"))
+    numbered = events.join(user_index, C.USER).join(item_index, C.ITEM)
+    grouped = numbered.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(keyed)).alias("keyed"))
+    return grouped.select(C.USER_IDX, F.col("keyed.entry").alias("entries"))
+
+
+def histories(rows: DataFrame) -> DataFrame:
+    """(user_idx, entries): the targets of all windows of a user, oldest first. rows: SEQUENCES."""
+    entry = F.arrays_zip(C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)
+    targets = F.filter(F.slice(entry, 2, F.size(entry) - 1), lambda e: e[C.ITEM_IDX] != 0)
+    collected = F.sort_array(F.collect_list(F.struct((-F.col(C.WINDOW)).alias("place"), targets.alias("targets"))))
+    grouped = rows.groupBy(C.USER_IDX).agg(collected.alias("windows"))
+    return grouped.select(C.USER_IDX, F.flatten(F.col("windows.targets")).alias("entries"))
+
+
+def without_held_out(rows: DataFrame) -> DataFrame:
+    """Histories (user_idx, entries) without what `split.leave_one_out` holds out: the last two events, of two one."""
+    n = F.size("entries")
+    kept = F.when(n >= 3, n - 2).otherwise(F.least(n, F.lit(1)))
+    return rows.select(C.USER_IDX, F.slice("entries", F.lit(1), kept).alias("entries"))
+
+
+def cut(rows: DataFrame, length: int) -> DataFrame:
+    """SEQUENCES from whole histories (user_idx, entries), as `windows` makes them from events."""
+    n = F.size("entries")
+    numbers = F.sequence(F.lit(0), F.floor((n - 1) / length).cast("int"))
+    each = rows.where(n > 0).select(C.USER_IDX, "entries", F.explode(numbers).alias(C.WINDOW))
+    end = n - F.col(C.WINDOW) * length
+    start = F.greatest(end - length - 1, F.lit(0))
+    part = each.select(C.USER_IDX, C.WINDOW, F.slice("entries", start + 1, end - start).alias("entries"))
+    return _listed(part, length)
+
+
+def _listed(rows: DataFrame, length: int) -> DataFrame:
     return rows.select(
         C.USER_IDX,
         C.WINDOW,

@@ -15,11 +15,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from flmrec import columns, lake, maintenance, processed
-from flmrec.columns import FITS, FULL, HOLDOUT, C, Tables, table_of
+from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
-from flmrec.data import features, own_words, positives, split
+from flmrec.data import features, own_words, positives, sequences, split
 from flmrec.data.index import dense_index
-from flmrec.data.sequences import windows
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model.encoder import resolve_encoder
 from flmrec.processed import Entry
@@ -60,7 +59,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     tokenizer = tokenizer_ref(resolve_encoder(cfg.model.encoder), cfg.text.max_tokens)
     made = [_index(store, cfg, entity) for entity in (_ITEMS, _USERS)]
     made.append(_tokens(store, cfg, _ITEMS, FULL, tokenizer))
-    for fit in FITS:
+    for fit in (FULL, HOLDOUT):  # windows of the holdout fit may be cut from those of the full one
         made.append(_tokens(store, cfg, _USERS, fit, tokenizer))
         made.append(_sequences(store, cfg, fit))
         made += [_features(store, cfg, entity, fit) for entity in (_ITEMS, _USERS)]
@@ -136,13 +135,60 @@ def _sequences(store: Lake, cfg: Config, fit: str) -> Made | None:
     entry = _fit_entry(store, cfg, Tables.SEQUENCES, fit, cfg.text.sequence_length, cfg.training.num_proc)
     if _is_done(store, entry):
         return None
-    rows = windows(
-        _positives(store, cfg, fit),
-        store.read(Tables.USER_INDEX),
-        store.read(Tables.ITEM_INDEX),
-        cfg.text.sequence_length,
-    )
+    rows = _extended(store, cfg, fit, entry)
+    if rows is None:
+        indices = store.read(Tables.USER_INDEX), store.read(Tables.ITEM_INDEX)
+        rows = sequences.windows(_positives(store, cfg, fit), *indices, cfg.text.sequence_length)
     return _written(store, entry, _dealt(rows, cfg))
+
+
+def _extended(store: Lake, cfg: Config, fit: str, entry: Entry) -> DataFrame | None:
+    """The windows of the last run, those of the users with new events made anew; None where all have to be.
+
+    The full fit's windows are the last ones and the new events behind them, or, for users whose new events are not
+    the newest, their whole log again. The holdout fit's are cut from those of the full fit.
+    """
+    filtered = cfg.positives.min_value is not None or cfg.positives.half_life_days is not None
+    if filtered or min((cfg.source.interactions.events or {"": 1.0}).values()) <= 0:
+        return None
+    if fit == HOLDOUT and cfg.evaluation.protocol != "leave_one_out":
+        return None
+    added = _added_events(store, entry)
+    if added is None:
+        return None
+    length = cfg.text.sequence_length
+    indices = store.read(Tables.USER_INDEX), store.read(Tables.ITEM_INDEX)
+    new = sequences.new_entries(positives.weigh(added, cfg.source.interactions.events, cfg.positives), *indices)
+    touched = new.select(C.USER_IDX)
+    old = store.read(entry.source)
+    kept = old.join(touched, C.USER_IDX, "left_anti")
+    if fit == HOLDOUT:
+        whole = sequences.histories(store.read(Tables.SEQUENCES).join(touched, C.USER_IDX, "left_semi"))
+        return kept.unionByName(sequences.cut(sequences.without_held_out(whole), length))
+    newest = old.where(F.col(C.WINDOW) == 0).select(C.USER_IDX, F.element_at(C.EVENT_TS, -1).alias("newest"))
+    placed = new.join(newest, C.USER_IDX, "left").withColumn("first", F.col("entries")[0][C.EVENT_TS])
+    late = F.coalesce(F.col("first") <= F.col("newest"), F.lit(False))
+    behind = placed.where(~late).select(C.USER_IDX, "entries")
+    between = placed.where(late).join(indices[0], C.USER_IDX).select(C.USER)
+    again = sequences.windows(_positives(store, cfg, fit).join(between, C.USER, "left_semi"), *indices, length)
+    affected = old.join(touched, C.USER_IDX, "left_semi")
+    return kept.unionByName(sequences.extended(affected, behind, length)).unionByName(again)
+
+
+def _added_events(store: Lake, entry: Entry) -> DataFrame | None:
+    """The events that came since the last run; None where anything else has changed as well."""
+    before = [e for e in processed.entries(store, STAGE, entry.source) if e.settings == entry.settings]
+    if not before:
+        return None
+    added = {}
+    for table, version in json.loads(before[0].stamp).items():
+        files = store.added_files(table, version)
+        if files is None:
+            return None
+        added[table] = files
+    files = added[Tables.INTERACTIONS]
+    events = store.read(Tables.INTERACTIONS)
+    return store.spark.read.schema(events.schema).parquet(*files) if files else events.limit(0)
 
 
 def _features(store: Lake, cfg: Config, entity: Entity, fit: str) -> Made | None:

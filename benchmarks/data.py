@@ -1,0 +1,217 @@
+"""How ingest and tokenize grow with the log: time per stage and per million rows, beside the plainest Spark job.
+
+    .venv/bin/python benchmarks/data.py --folder /tmp/bench [--millions 1 2 4 8 20] [--texts 2000000] [--night 8]
+
+Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
+seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
+writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake. `texts` compares tokenize with
+`tokenizer(list_of_texts)` alone. Results are printed and appended to <folder>/results.jsonl.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from transformers import AutoTokenizer
+
+from flmrec import columns, config
+from flmrec.config import Config
+from flmrec.model.encoder import resolve_encoder
+from flmrec.stages import ingest, tokenize
+from flmrec.text.tokenization import TokenizerRef, tokenize_partition, tokenizer_ref
+from jobs.common import open_session
+
+USERS, ITEMS, SEED = 200_000, 50_000, 11
+FILE_ROWS = 1_000_000
+WORDS = [
+    "red",
+    "blue",
+    "pan",
+    "pot",
+    "garden",
+    "steel",
+    "tent",
+    "light",
+    "water",
+    "book",
+    "tea",
+    "stone",
+    "music",
+    "rose",
+]
+NEW_SHARE = 0.01
+
+
+def main() -> None:
+    args = _arguments()
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_items(folder)
+    spark = open_session(_config(folder, 0, args.memory), "flmrec-benchmark")
+    warm_up(spark, folder, args.memory)
+    for millions in args.millions:
+        write_log(folder, millions)
+        cfg = _config(folder, millions, args.memory)
+        plain_s = timed(lambda m=millions: plain(spark, folder, m))
+        ingest_s = timed(lambda c=cfg: ingest.run(spark, c))
+        tokenize_s = timed(lambda c=cfg: tokenize.run(spark, c))
+        report(folder, what="build", millions=millions, plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
+               ingest_per_million_s=ingest_s / millions, tokenize_per_million_s=tokenize_s / millions,
+               ingest_over_plain=ingest_s / plain_s)  # fmt: skip
+        if millions == args.night:
+            night(spark, folder, cfg, ingest_s + tokenize_s)
+    if args.texts:
+        texts(spark, folder, args.texts)
+
+
+def write_items(folder: Path, changed: float = 0.0) -> None:
+    rng = np.random.default_rng(SEED)
+    titles = [" ".join(rng.choice(WORDS, 6)) for _ in range(ITEMS)]
+    for i in range(int(changed * ITEMS)):
+        titles[i] += " new"
+    items = pd.DataFrame({"item": [f"item{i}" for i in range(ITEMS)], "title": titles})
+    items.to_json(folder / "items.json", orient="records", lines=True)
+
+
+def write_log(folder: Path, millions: float, new: bool = False) -> None:
+    """CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and 0.1 % without a user."""
+    logs = folder / f"log{millions:g}"
+    logs.mkdir(exist_ok=True)
+    prefix = "new" if new else "part"
+    if not new:
+        for old in logs.glob("new*"):
+            old.unlink()
+    if any(logs.glob(f"{prefix}*")):
+        return
+    total = int(millions * 1e6 * (NEW_SHARE if new else 1))
+    popularity = 1 / np.arange(1, ITEMS + 1)
+    for part, start in enumerate(range(0, total, FILE_ROWS)):
+        n = min(FILE_ROWS, total - start)
+        rng = np.random.default_rng([SEED, part, new])
+        seconds = (
+            rng.integers(1_700_000_000, 1_700_086_400, n) if new else rng.integers(1_600_000_000, 1_700_000_000, n)
+        )
+        items = rng.choice(ITEMS, n, p=popularity / popularity.sum())
+        values = {"user": rng.integers(0, USERS, n), "item": items, "ts": seconds, "stars": rng.integers(1, 6, n)}
+        rows = pd.DataFrame(values)
+        rows["user"] = "user" + rows["user"].astype(str)
+        rows["item"] = "item" + rows["item"].astype(str)
+        rows.iloc[: n // 200] = rows.iloc[n // 2 : n // 2 + n // 200].to_numpy()
+        rows.loc[rows.index[n // 3 : n // 3 + n // 1000], "user"] = ""
+        rows.to_csv(logs / f"{prefix}{part:03d}.csv", index=False)
+
+
+def plain(spark: SparkSession, folder: Path, millions: float) -> None:
+    """The plainest job: read, drop duplicates, write."""
+    rows = spark.read.csv(str(folder / f"log{millions:g}"), header=True).dropDuplicates()
+    rows.write.format("delta").mode("overwrite").save(str(folder / "plain"))
+
+
+def night(spark: SparkSession, folder: Path, cfg: Config, build_s: float) -> None:
+    """1 % new events and 1 % changed items, and the same night again with nothing new."""
+    millions = float(Path(cfg.source.interactions.path or "").name.removeprefix("log"))
+    write_log(folder, millions, new=True)
+    write_items(folder, changed=NEW_SHARE)
+    night_s = timed(lambda: (ingest.run(spark, cfg), tokenize.run(spark, cfg)))
+    idle_s = timed(lambda: (ingest.run(spark, cfg), tokenize.run(spark, cfg)))
+    report(folder, what="night", millions=millions, build_s=build_s, night_s=night_s, nothing_new_s=idle_s,
+           share=(night_s - idle_s) / build_s)  # fmt: skip
+
+
+def texts(spark: SparkSession, folder: Path, n: int) -> None:
+    """Tokenize n distinct texts, against the tokenizer alone on a list of as many, both with all cores."""
+    source = folder / "texts"
+    if not source.exists():
+        words = F.array(*map(F.lit, WORDS))
+        drawn = [words[F.pmod(F.xxhash64("id", F.lit(i)), F.lit(len(WORDS))).cast("int")] for i in range(12)]
+        rows = spark.range(n).select(
+            F.col("id").cast("string").alias("item"), F.concat_ws(" ", *drawn, "id").alias("title")
+        )
+        rows.write.parquet(str(source))
+    ref = tokenizer_ref(resolve_encoder("all-MiniLM-L6-v2"), 64)
+    frame = spark.read.parquet(str(source)).selectExpr(
+        "int(item) idx", "item id", "md5(title) content_hash", "title text"
+    )
+    ours_s = min(timed(lambda: tokenize_frame(frame, ref)) for _ in range(2))
+    listed = [row.text for row in frame.select("text").limit(min(n, 200_000)).collect()]
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    alone = AutoTokenizer.from_pretrained(resolve_encoder("all-MiniLM-L6-v2"))
+    alone_s = min(timed(lambda: alone(listed, truncation=True, max_length=64)) for _ in range(2))
+    report(folder, what="texts", n=n, ours_per_s=n / ours_s, alone_per_s=len(listed) / alone_s,
+           ratio=(n / ours_s) / (len(listed) / alone_s))  # fmt: skip
+
+
+def tokenize_frame(frame: DataFrame, ref: TokenizerRef) -> None:
+    rows = frame.mapInArrow(partial(tokenize_partition, ref=ref), columns.TOKENS)
+    rows.write.format("noop").mode("overwrite").save()
+
+
+def warm_up(spark: SparkSession, folder: Path, memory: str) -> None:
+    write_log(folder, 0.01)
+    cfg = _config(folder, 0.01, memory)
+    plain(spark, folder, 0.01)
+    ingest.run(spark, cfg)
+    tokenize.run(spark, cfg)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def report(folder: Path, **facts: Any) -> None:
+    me = psutil.Process()
+    peak_mb = sum(_peak_mb(p) for p in [me, *me.children(recursive=True)])
+    line = {k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items()} | {"peak_mb": peak_mb}
+    print(json.dumps(line), flush=True)
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _peak_mb(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def _config(folder: Path, millions: float, memory: str) -> Config:
+    lake = folder / f"lake{millions:g}"
+    shutil.rmtree(lake, ignore_errors=True)
+    names = {"user_id": "user", "item_id": "item", "event_ts": "ts", "value": "stars"}
+    log = {"path": str(folder / f"log{millions:g}"), "format": "csv", "columns": names, "load": "incremental"}
+    items = {"path": str(folder / "items.json"), "columns": {"item_id": "item"}, "text": ["title"]}
+    return config.parse(
+        {
+            "source": {"interactions": log, "items": items},
+            "lake": {"root": str(lake)},
+            "run": {"id": f"bench{millions:g}", "date": "2024-05-01"},
+            "text": {"sequence_length": 50},
+            "spark": {"master": "local[2]", "driver_memory": memory},
+        }
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", required=True, help="scratch folder, about 1 GB for 20 million events")
+    parser.add_argument("--millions", type=float, nargs="*", default=[1, 2, 4, 8, 20])
+    parser.add_argument("--night", type=float, default=8, help="size on which a night is measured")
+    parser.add_argument("--texts", type=int, default=2_000_000, help="0: leave the tokenizer out")
+    parser.add_argument("--memory", default="4g", help="heap of Spark")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Ingest night after night: new files, the same files, corrections, change feeds, two at once."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from flmrec.columns import Tables
+from flmrec.errors import DataContractError, UsageError
+from flmrec.lake import Lake
+from flmrec.stages import ingest
+from tests.dirty.shop import ITEMS, LOG_COLUMNS, config, write
+
+
+def night(folder: Path, name: str, **keys: Any):
+    """The configuration of one night with its own run id; the log is a folder of files that grows."""
+    (folder / "log").mkdir(exist_ok=True)
+    columns = LOG_COLUMNS | {"value": "stars"}
+    log = {"path": str(folder / "log"), "format": "csv", "columns": columns, "load": "incremental"} | keys.pop(
+        "log", {}
+    )
+    return config(folder, interactions=log, run={"id": name, "date": "2024-05-01"}, **keys)
+
+
+def day(folder: Path, name: str, *rows: tuple[str, str, int, float]) -> Path:
+    (folder / "log").mkdir(exist_ok=True)
+    keys = ("user", "item", "ts", "stars")
+    return write(folder / "log" / f"{name}.csv", [dict(zip(keys, row, strict=True)) for row in rows])
+
+
+def events(spark: SparkSession, cfg) -> list[tuple]:
+    rows = Lake(spark, cfg.lake).read(Tables.INTERACTIONS).collect()
+    return sorted((r.user_id, r.item_id, int(r.event_ts.timestamp()), r.value) for r in rows)
+
+
+def ledger(spark: SparkSession, cfg, table: str = Tables.INTERACTIONS) -> tuple[int, ...]:
+    (row,) = (
+        r for r in Lake(spark, cfg.lake).read(Tables.LEDGER).collect() if r.run_id == cfg.run.id and r["table"] == table
+    )
+    return row.rows_in, row.rows_out, row.rows_quarantined, row.rows_duplicate, row.rows_dropped
+
+
+def version(spark: SparkSession, cfg, table: str = Tables.INTERACTIONS) -> int:
+    return Lake(spark, cfg.lake).latest_version(table)
+
+
+def test_nights_of_a_growing_log(spark: SparkSession, tmp_path: Path) -> None:
+    monday = day(tmp_path, "mon", ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0))
+    first = night(tmp_path, "first")
+    ingest.run(spark, first)
+    again = night(tmp_path, "again")
+    ingest.run(spark, again)  # nothing new: nothing is committed
+    assert (version(spark, again), ledger(spark, again)) == (version(spark, first), (0, 0, 0, 0, 0))
+
+    # new, late, repeated, corrected, bad
+    day(tmp_path, "tue", ("u2", "i1", 30, 5.0), ("u2", "i2", 5, 1.0), ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 2.0),
+        ("", "i2", 20, 2.0))  # fmt: skip
+    second = night(tmp_path, "second")
+    ingest.run(spark, second)
+    assert events(spark, second) == [
+        ("u1", "i1", 10, 3.0),
+        ("u1", "i2", 20, 2.0),
+        ("u2", "i1", 30, 5.0),
+        ("u2", "i2", 5, 1.0),
+    ]
+    assert ledger(spark, second) == (5, 3, 1, 1, 0)
+
+    os.utime(monday, (1, 1))  # touched, says the same
+    same = night(tmp_path, "same")
+    ingest.run(spark, same)
+    assert version(spark, same) == version(spark, second)
+
+    day(tmp_path, "mon", ("u1", "i1", 10, 1.0), ("u1", "i2", 20, 4.0))  # the same batch with other content
+    with pytest.raises(
+        DataContractError, match=r"mon.csv was ingested with 2 rows and now holds other content \(2 rows\)"
+    ):
+        ingest.run(spark, night(tmp_path, "refused"))
+    assert version(spark, same) == version(spark, second)
+
+    whole = night(tmp_path, "whole", log={"load": "full"})  # the way out that the message names
+    ingest.run(spark, whole)
+    assert ("u1", "i1", 10, 1.0) in events(spark, whole) and ledger(spark, whole)[0] == 7
+
+
+def test_a_source_that_says_the_same_commits_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    path = day(tmp_path, "all", ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0))
+    before = night(tmp_path, "before", log={"load": "full"})
+    ingest.run(spark, before)
+    versions = [version(spark, before, t) for t in (Tables.INTERACTIONS, Tables.ITEMS)]
+    day(tmp_path, "all", ("u1", "i2", 20, 4.0), ("u1", "i1", 10, 3.0))  # other order, other time
+    os.utime(path, (1, 1))
+    after = night(tmp_path, "after", log={"load": "full"})
+    ingest.run(spark, after)
+    assert [version(spark, after, t) for t in (Tables.INTERACTIONS, Tables.ITEMS)] == versions
+    day(tmp_path, "all", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "shorter", log={"load": "full"}))
+    assert events(spark, after) == [("u1", "i1", 10, 3.0)]
+
+
+def test_items_are_updated_by_id(spark: SparkSession, tmp_path: Path) -> None:
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
+    (tmp_path / "goods").mkdir()
+    write(tmp_path / "goods" / "1.json", ITEMS)
+    goods = {"path": str(tmp_path / "goods"), "format": "json", "load": "incremental"}
+    ingest.run(spark, night(tmp_path, "first", items=goods))
+    write(
+        tmp_path / "goods" / "2.json", [{"item": "i2", "title": "green pan"}, {"item": "i3", "title": "pot"}, ITEMS[0]]
+    )
+    write(tmp_path / "goods" / "3.json", [{"item": "i3", "title": "a"}])  # the last name counts
+    cfg = night(tmp_path, "second", items=goods)
+    ingest.run(spark, cfg)
+    texts = {r.item_id: r.text for r in Lake(spark, cfg.lake).read(Tables.ITEMS).collect()}
+    assert texts == {"i1": "red pan", "i2": "green pan", "i3": "a"}
+    assert ledger(spark, cfg, Tables.ITEMS) == (4, 2, 1, 1, 0)
+    wider = night(tmp_path, "wider", items=goods | {"categorical": ["title"]})
+    write(tmp_path / "goods" / "4.json", ITEMS)
+    with pytest.raises(UsageError, match="take the source whole once with source.items.load=full"):
+        ingest.run(spark, wider)
+
+
+def test_schema_drift(spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def take(name: str, rows: list[dict[str, Any]]) -> None:
+        write(tmp_path / "log" / "x.parquet", rows)
+        ingest.run(spark, night(tmp_path, name, log={"format": "parquet", "load": "full"}))
+
+    (tmp_path / "log").mkdir()
+    row = {"user": "u1", "item": "i1", "ts": 10, "stars": 3.0}
+    take("first", [row])
+    take("column", [row | {"shop": "north"}])
+    assert "interactions: new column shop (string) is left out" in capsys.readouterr().out
+    with pytest.raises(DataContractError, match="column ts of .* was bigint and is now string"):
+        take("type", [row | {"ts": "10"}])
+
+
+def test_change_feed_of_a_delta_source(spark: SparkSession, tmp_path: Path) -> None:
+    folder = str(tmp_path / "source")
+    spark.sql(
+        f"CREATE TABLE delta.`{folder}` (user STRING, item STRING, ts BIGINT, stars DOUBLE, note STRING) USING delta "
+        "TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+    )
+    spark.sql(
+        f"INSERT INTO delta.`{folder}` VALUES ('u1', 'i1', 10, 3.0, ''), ('u1', 'i2', 20, 4.0, ''), ('u2', 'i1', 5, 1.0, '')"
+    )
+    source = {"path": folder, "format": "delta"}
+    ingest.run(spark, night(tmp_path, "first", log=source))
+    spark.sql(f"UPDATE delta.`{folder}` SET stars = 5.0 WHERE item = 'i2'")
+    spark.sql(f"UPDATE delta.`{folder}` SET note = 'kept' WHERE ts = 10")
+    spark.sql(f"DELETE FROM delta.`{folder}` WHERE user = 'u2'")
+    spark.sql(f"INSERT INTO delta.`{folder}` VALUES ('u3', 'i1', 30, 2.0, '')")
+    cfg = night(tmp_path, "second", log=source)
+    ingest.run(spark, cfg)
+    assert events(spark, cfg) == [("u1", "i1", 10, 3.0), ("u1", "i2", 20, 5.0), ("u3", "i1", 30, 2.0)]
+    assert ledger(spark, cfg) == (3, 2, 0, 1, 0)
+    third = night(tmp_path, "third", log=source)
+    ingest.run(spark, third)
+    assert version(spark, third) == version(spark, cfg)
+
+
+def test_two_at_once_double_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "first"))
+    day(tmp_path, "tue", *[(f"u{n}", "i2", 20 + n, 4.0) for n in range(50)])
+    failures: list[BaseException] = []
+
+    def run(name: str) -> None:
+        try:
+            ingest.run(spark, night(tmp_path, name))
+        except BaseException as error:  # what a thread raises must fail the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cfg = night(tmp_path, "check")
+    assert not failures
+    assert len(events(spark, cfg)) == len(set(events(spark, cfg))) == 51
+    assert ledger(spark, night(tmp_path, "one"))[1] + ledger(spark, night(tmp_path, "two"))[1] == 50
+
+
+def test_readers_keep_their_snapshot(spark: SparkSession, tmp_path: Path) -> None:
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
+    cfg = night(tmp_path, "first")
+    ingest.run(spark, cfg)
+    reader = Lake(spark, cfg.lake)
+    pinned = reader.read(Tables.INTERACTIONS)
+    day(tmp_path, "tue", ("u2", "i2", 20, 4.0))
+    ingest.run(spark, night(tmp_path, "second"))
+    assert pinned.count() == reader.read(Tables.INTERACTIONS).count() == 1
