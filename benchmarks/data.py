@@ -63,9 +63,9 @@ def main() -> None:
     for millions in args.millions:
         write_log(folder, millions)
         cfg = _config(folder, millions, args.memory)
-        plain_s = timed(lambda m=millions: plain(spark, folder, m))
-        ingest_s = timed(lambda c=cfg: ingest.run(spark, c))
-        tokenize_s = timed(lambda c=cfg: tokenize.run(spark, c))
+        plain_s = timed(partial(plain, spark, folder, millions))
+        ingest_s = timed(partial(ingest.run, spark, cfg))
+        tokenize_s = timed(partial(tokenize.run, spark, cfg))
         report(folder, what="build", millions=millions, plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
                ingest_per_million_s=ingest_s / millions, tokenize_per_million_s=tokenize_s / millions,
                ingest_over_plain=ingest_s / plain_s)  # fmt: skip
@@ -123,10 +123,15 @@ def night(spark: SparkSession, folder: Path, cfg: Config, build_s: float) -> Non
     millions = float(Path(cfg.source.interactions.path or "").name.removeprefix("log"))
     write_log(folder, millions, new=True)
     write_items(folder, changed=NEW_SHARE)
-    night_s = timed(lambda: (ingest.run(spark, cfg), tokenize.run(spark, cfg)))
-    idle_s = timed(lambda: (ingest.run(spark, cfg), tokenize.run(spark, cfg)))
+    night_s = timed(partial(build, spark, cfg))
+    idle_s = timed(partial(build, spark, cfg))
     report(folder, what="night", millions=millions, build_s=build_s, night_s=night_s, nothing_new_s=idle_s,
            share=(night_s - idle_s) / build_s)  # fmt: skip
+
+
+def build(spark: SparkSession, cfg: Config) -> None:
+    ingest.run(spark, cfg)
+    tokenize.run(spark, cfg)
 
 
 def texts(spark: SparkSession, folder: Path, n: int) -> None:
