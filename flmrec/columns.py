@@ -48,7 +48,8 @@ def table_of(name: str, fit: str) -> str:
 
 # Schemas, in Spark's DDL
 INTERACTIONS = (
-    f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.EVENT_ORDER} BIGINT, {C.EVENT} STRING, {C.VALUE} DOUBLE"
+    f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.EVENT_ORDER} BIGINT, {C.EVENT} STRING, "
+    f"{C.VALUE} DOUBLE"
 )
 WORDS = f"{C.USER} STRING, {C.ITEM} STRING, {C.EVENT_TS} TIMESTAMP, {C.TEXT} STRING"  # what users wrote
 QUARANTINE = f"{C.SOURCE} STRING, {C.REASON} STRING, {C.RAW} STRING, {C.RUN_ID} STRING"
@@ -58,12 +59,10 @@ LEDGER = (
     f"{C.SECONDS} DOUBLE"
 )
 TRAINING = (
-    f"{C.RUN_ID} STRING, {C.MODEL_VERSION} STRING, {C.EPOCH} INT, {C.RANK} INT, {C.ROWS_READ} BIGINT, {C.STEPS} BIGINT, "
-    f"{C.LOSS} DOUBLE, {C.SECONDS} DOUBLE"
+    f"{C.RUN_ID} STRING, {C.MODEL_VERSION} STRING, {C.EPOCH} INT, {C.RANK} INT, {C.ROWS_READ} BIGINT, "
+    f"{C.STEPS} BIGINT, {C.LOSS} DOUBLE, {C.SECONDS} DOUBLE"
 )
-MODELS = (
-    f"fit STRING, {C.MODEL_VERSION} STRING, {C.RUN_ID} STRING, path STRING, epochs INT, created_at TIMESTAMP"
-)
+MODELS = f"fit STRING, {C.MODEL_VERSION} STRING, {C.RUN_ID} STRING, path STRING, epochs INT, created_at TIMESTAMP"
 ITEM_INDEX = f"{C.ITEM} STRING, {C.ITEM_IDX} INT"
 USER_INDEX = f"{C.USER} STRING, {C.USER_IDX} INT"
 # What a stage has worked off, so that the same input is not taken twice: a file or a Delta version each (ingest), or
@@ -90,8 +89,8 @@ EXAMPLES = (
 )
 # What the numbers of item_features and user_features were made with, one row an attribute
 FEATURE_STATISTICS = (
-    "entity STRING, attribute STRING, n BIGINT, mean DOUBLE, std DOUBLE, smallest DOUBLE, largest DOUBLE, median DOUBLE, "
-    "log_mean DOUBLE, log_std DOUBLE, categories ARRAY<STRING>"
+    "entity STRING, attribute STRING, n BIGINT, mean DOUBLE, std DOUBLE, smallest DOUBLE, largest DOUBLE, "
+    "median DOUBLE, log_mean DOUBLE, log_std DOUBLE, categories ARRAY<STRING>"
 )
 VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
 RECOMMENDATIONS = (

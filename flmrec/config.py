@@ -370,20 +370,7 @@ def _describe(error: Any) -> str:
 
 def _check(config: Config, where: str) -> None:
     """What a type cannot say."""
-    faults = []
-    for name in ("interactions", "items", "users", "words"):
-        source = getattr(config.source, name)
-        if source is not None and (source.path is None) == (source.table is None):
-            faults.append(f"source.{name} needs either path or table")
-    for name, source, key in (("items", config.source.items, "item_id"), ("users", config.source.users, "user_id")):
-        if source is not None and key not in source.columns:
-            faults.append(f"source.{name}.columns needs {key}")
-    for rule in ("empty_column", "constant_column"):
-        if getattr(config.quality, rule).action not in ("fail", "off"):
-            faults.append(f"quality.{rule}.action must be fail or off: a column cannot be put into quarantine")
-    for rule in ("row_format", "missing_id", "bad_time"):
-        if getattr(config.quality, rule).action == "off":
-            faults.append(f"quality.{rule}.action cannot be off: such a row cannot be kept")
+    faults = _source_faults(config.source) + _quality_faults(config.quality)
     if config.lake.vacuum_days is not None and config.lake.vacuum_days < 7:
         faults.append(f"lake.vacuum_days must be at least 7, got {config.lake.vacuum_days}: readers need old files")
     if config.lake.in_catalog and config.lake.models is None:
@@ -393,3 +380,26 @@ def _check(config: Config, where: str) -> None:
             faults.append(f"{key} must be at least 1, got {value}")
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
+
+
+def _source_faults(sources: SourceConfig) -> list[str]:
+    faults = []
+    for name in ("interactions", "items", "users", "words"):
+        source = getattr(sources, name)
+        if source is not None and (source.path is None) == (source.table is None):
+            faults.append(f"source.{name} needs either path or table")
+    for name, entity, key in (("items", sources.items, "item_id"), ("users", sources.users, "user_id")):
+        if entity is not None and key not in entity.columns:
+            faults.append(f"source.{name}.columns needs {key}")
+    return faults
+
+
+def _quality_faults(quality: QualityConfig) -> list[str]:
+    faults = []
+    for rule in ("empty_column", "constant_column"):
+        if getattr(quality, rule).action not in ("fail", "off"):
+            faults.append(f"quality.{rule}.action must be fail or off: a column cannot be put into quarantine")
+    for rule in ("row_format", "missing_id", "bad_time"):
+        if getattr(quality, rule).action == "off":
+            faults.append(f"quality.{rule}.action cannot be off: such a row cannot be kept")
+    return faults

@@ -58,7 +58,8 @@ class Lake:
                 f"There is no table {table} in {self.config.root}: run the stage that writes it first "
                 "(jobs/refresh.py runs all of them in order)."
             )
-        return int(self.handle(table).history(1).select("version").first()[0])
+        (commit,) = self.handle(table).history(1).select("version").collect()
+        return int(commit.version)
 
     def version(self, table: str) -> int:
         """The version this Lake reads the table at, pinned by the first call."""

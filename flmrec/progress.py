@@ -36,7 +36,9 @@ def _bar(spark: SparkSession, name: str) -> Iterator[None]:
         def follow() -> None:
             while not stopped.wait(_POLL_S):
                 done, total = _tasks(spark)
-                progress.update(bar, completed=done, total=total or None, tasks=f"{done}/{total} tasks" if total else "")
+                progress.update(
+                    bar, completed=done, total=total or None, tasks=f"{done}/{total} tasks" if total else ""
+                )
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()

@@ -23,7 +23,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DELTA = "io.delta:delta-spark_2.13:4.0.1"
 JAVA_VERSIONS = (17, 21)
 STACK = "-Xss4m"  # the lineage of ALS, ten iterations deep, overflows a task's default stack of 1 MB
-Stage = Callable[[SparkSession, Config], None]
+Settings = dict[str, bool | float | int | str | None]
+Stage = Callable[[SparkSession, Config], object]
 
 
 def run_job(name: str, stage: Stage, argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def run_job(name: str, stage: Stage, argv: Sequence[str] | None = None) -> int:
         spark = open_session(cfg, f"flmrec-{name}")
         stage(spark, cfg)
         return 0
-    except Exception as error:  # the outermost frame: every error becomes one readable message and an exit status
+    except Exception as error:  # noqa: BLE001 (the outermost frame: one message and an exit status)
         if debug:
             traceback.print_exc()
         print(f"flmrec {name}: {_message(error)}", file=sys.stderr)
@@ -67,7 +68,7 @@ def open_session(cfg: Config, app: str) -> SparkSession:
         check_java()
         os.environ.setdefault("SPARK_HOME", str(Path(pyspark.__file__).parent))  # local-cluster needs it
         builder = builder.master(cfg.spark.master).config(map=_own_settings(cfg))
-    spark = builder.config(map=cfg.spark.conf).getOrCreate()
+    spark = builder.config(map=dict(cfg.spark.conf)).getOrCreate()
     spark.sparkContext.setLogLevel("OFF" if not cfg.run.debug else "WARN")
     return spark
 
@@ -97,7 +98,7 @@ def _submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ or "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
-def _sql_settings() -> dict[str, str]:
+def _sql_settings() -> Settings:
     return {
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -106,9 +107,9 @@ def _sql_settings() -> dict[str, str]:
     }
 
 
-def _own_settings(cfg: Config) -> dict[str, str]:
+def _own_settings(cfg: Config) -> Settings:
     jars = sorted((Path(sys.prefix) / "jars").glob("*.jar"))
-    delta = {"spark.jars": ",".join(map(str, jars))} if jars else {"spark.jars.packages": DELTA}
+    delta: Settings = {"spark.jars": ",".join(map(str, jars))} if jars else {"spark.jars.packages": DELTA}
     return delta | {
         "spark.driver.memory": cfg.spark.driver_memory,
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",

@@ -3,7 +3,7 @@
 import os
 import sys
 
-sys.path[0] = os.path.dirname(sys.path[0])  # the checkout instead of jobs/, whose tokenize.py would hide Python's own
+sys.path[0] = os.path.dirname(sys.path[0])  # the checkout; tokenize.py in jobs/ would hide Python's own
 
 from flmrec.stages import tokenize
 from jobs.common import run_job

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -12,11 +13,10 @@ from flmrec.config import Config, LakeConfig
 from flmrec.lake import Lake
 from jobs.common import open_session
 
-
 # Short-lived JVMs: the quick compiler and one collector thread halve the time of small Spark jobs.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-MINIMAL = {
+MINIMAL: dict[str, dict[str, Any]] = {
     "source": {
         "interactions": {"path": "log.csv", "columns": {"user_id": "user", "item_id": "item", "event_ts": "ts"}},
         "items": {"path": "items.csv", "columns": {"item_id": "item"}, "text": ["title"]},
@@ -31,7 +31,7 @@ MINIMAL = {
 }
 
 
-def make_config(**sections: dict) -> Config:
+def make_config(**sections: dict[str, Any]) -> Config:
     """The smallest configuration, with sections merged over it."""
     tree = {name: dict(values) for name, values in MINIMAL.items()}
     for name, values in sections.items():

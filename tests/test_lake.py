@@ -35,7 +35,7 @@ def test_replace_where_leaves_the_other_rows(spark: SparkSession, lake: Lake) ->
 
 
 def test_a_table_that_is_not_there_is_named(lake: Lake) -> None:
-    with pytest.raises(UsageError, match="no table nothing .* run the stage that writes it"):
+    with pytest.raises(UsageError, match=r"no table nothing .* run the stage that writes it"):
         lake.read("nothing")
 
 
