@@ -1,6 +1,6 @@
 """The nightly chain: prepare, fit without the held-out events and measure, then fit on everything and publish.
 
-    ingest, tokenize, holdout fit (finetune, encode, factorize), evaluate, gate, full fit (the same three), score, report
+    ingest, tokenize, holdout fit (finetune, encode, factorize), evaluate, gate, full fit (likewise), score, report
 
 The gate stands before the full fit, so a refused night touches nothing that is published, and `score` is the one
 commit that replaces the recommendations.
