@@ -109,7 +109,8 @@ def save_user_side(side: UserSide, folder: Path) -> None:
     for name, factors in side.linear.items():
         arrays[f"inputs.{name}"], arrays[f"outputs.{name}"] = factors.inputs, factors.outputs
     about = {name: "" if value is None else str(value) for name, value in side.half_lives.items()}
-    save_file(arrays, folder / FILE, metadata=about | {"parts": " ".join(side.parts)})
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # a view's bytes would be misread
+    save_file(whole, folder / FILE, metadata=about | {"parts": " ".join(side.parts)})
 
 
 def load_user_side(folder: Path) -> UserSide:

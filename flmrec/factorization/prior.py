@@ -14,6 +14,7 @@ from torch import Tensor
 from flmrec.factorization.histories import Floats, Ints
 
 LANDMARKS = 4096
+_MOST_ROWS = 32_768  # rows that are learned from, a random sample of more
 _BLOCK = 8192  # rows whose kernel is held at once
 
 
@@ -41,6 +42,9 @@ def fit(
     seed: int = 0,
 ) -> KernelRidge:
     """features (n, F), factors (n, rank), float32. ridge > 0; width > 0: kernel exp(-width d^2 / median d^2)."""
+    if len(features) > _MOST_ROWS:
+        sample = np.sort(np.random.default_rng(seed).permutation(len(features))[:_MOST_ROWS])
+        features, factors = features[sample], factors[sample]
     mean = factors.mean(0)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:landmarks])
     centres = features[chosen]
@@ -51,14 +55,14 @@ def fit(
         among.diagonal().add_(ridge)
         weights = torch.cholesky_solve(torch.from_numpy(targets), torch.linalg.cholesky(among))
     else:
-        left, right = torch.zeros_like(among), torch.zeros(len(chosen), factors.shape[1])
+        left = ridge * among.double()  # double: landmarks that are alike leave float32 nothing to solve
+        left.diagonal().add_(1e-6 * len(features))
+        right = torch.zeros(len(chosen), factors.shape[1], dtype=torch.float64)
         for start in range(0, len(features), _BLOCK):
-            block = torch.from_numpy(_kernel(features[start : start + _BLOCK], centres, gamma))  # (b, m)
+            block = torch.from_numpy(_kernel(features[start : start + _BLOCK], centres, gamma)).double()  # (b, m)
             left += block.T @ block
-            right += block.T @ torch.from_numpy(targets[start : start + _BLOCK])
-        left += ridge * among
-        left.diagonal().add_(1e-4 * float(left.diagonal().mean()))
-        weights = torch.linalg.solve(left, right)
+            right += block.T @ torch.from_numpy(targets[start : start + _BLOCK]).double()
+        weights = torch.cholesky_solve(right, torch.linalg.cholesky(left)).float()
     return KernelRidge(centres, weights.numpy(), mean, gamma)
 
 

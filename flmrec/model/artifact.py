@@ -31,9 +31,13 @@ def save_parts(folder: Path, encoder: TextEncoder, origin: str, flm: Flm) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     encoder.save(folder)
     _save_tokenizer(folder, origin)
-    about = {"pooling": encoder.pooling, "recipe": json.dumps(asdict(flm.recipe)), "shape": json.dumps(flm.shape)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flm.state_dict().items()}
-    save_file(tensors, folder / FLM, metadata=about)
+    save_file(tensors, folder / FLM, metadata=about(flm, encoder.pooling))
+
+
+def about(flm: Flm, pooling: str) -> dict[str, str]:
+    """The header of flm.safetensors: all that is needed to make the modules before their weights are read."""
+    return {"pooling": pooling, "recipe": json.dumps(asdict(flm.recipe)), "shape": json.dumps(flm.shape)}
 
 
 def load_flm(folder: Path) -> Flm:
@@ -41,8 +45,8 @@ def load_flm(folder: Path) -> Flm:
     check(folder)
     try:
         with safe_open(folder / FLM, framework="pt") as file:
-            about = file.metadata()
-        recipe, shape = TowerRecipe(**json.loads(about["recipe"])), json.loads(about["shape"])
+            header = file.metadata()
+        recipe, shape = TowerRecipe(**json.loads(header["recipe"])), json.loads(header["shape"])
         flm = Flm(shape[0], shape[1], shape[2], recipe)
         flm.load_state_dict(load_file(folder / FLM))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

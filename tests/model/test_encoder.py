@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flmrec.errors import UsageError
+from flmrec.model.encoder import DEFAULT_ENCODER, encode_rows, length_batches, load_encoder, pool
+
+
+def tokens(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of several lengths, one without a token; right-padded with 0."""
+    rng = np.random.default_rng(seed)
+    n_tokens = np.array([5, 9, 0, 3, 12])
+    ids = rng.integers(1000, 5000, (5, 12)) * (np.arange(12) < n_tokens[:, None])
+    return ids, n_tokens
+
+
+def automodel_vectors(folder: str, ids: np.ndarray, n_tokens: np.ndarray, pooling: str) -> np.ndarray:
+    """What a reader of the model folder does, one text at a time, without padding."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = []
+    for row, n in zip(ids, n_tokens, strict=True):
+        if n == 0:
+            rows.append(np.zeros(model.config.hidden_size))
+            continue
+        with torch.no_grad():
+            states = model(input_ids=torch.from_numpy(row[None, :n])).last_hidden_state[0]
+        rows.append({"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling].numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_vectors_are_those_of_automodel_on_the_saved_folder(tmp_path: Path, pooling):
+    encoder = load_encoder(DEFAULT_ENCODER, pooling)
+    encoder.save(tmp_path)
+    ids, n_tokens = tokens()
+    vectors = encode_rows(encoder, ids, n_tokens, torch.device("cpu"), bf16=False)
+    np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, pooling), atol=2e-5)
+
+
+def test_a_decoder_pools_the_last_token_of_each_row(tmp_path: Path):
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(vocab_size=5000, n_embd=16, n_layer=2, n_head=2, n_positions=16)).save_pretrained(tmp_path)
+    ids, n_tokens = tokens()
+    vectors = encode_rows(load_encoder(str(tmp_path), "last"), ids, n_tokens, torch.device("cpu"), bf16=False)
+    np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, "last"), atol=2e-5)
+
+
+def test_lora_trains_little_and_saves_a_whole_encoder(tmp_path: Path):
+    torch.manual_seed(0)
+    encoder = load_encoder(DEFAULT_ENCODER, "mean", "lora")
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    assert 0 < sum(p.numel() for p in trained) < 0.1 * sum(p.numel() for p in encoder.parameters())
+    for parameter in trained:
+        nn.init.normal_(parameter, std=0.02)
+    ids, n_tokens = tokens()
+    vectors = encode_rows(encoder, ids, n_tokens, torch.device("cpu"), bf16=False)
+    encoder.save(tmp_path)
+    np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, "mean"), atol=1e-4)
+    frozen = load_encoder(DEFAULT_ENCODER, "mean", "frozen")
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert np.abs(encode_rows(frozen, ids, n_tokens, torch.device("cpu"), bf16=False) - vectors).max() > 1e-3
+
+
+def test_pooling_passes_over_the_padding():
+    states = torch.arange(12.0).view(2, 3, 2)
+    n_tokens = torch.tensor([2, 3])
+    assert pool(states, n_tokens, "mean").tolist() == [[1, 2], [8, 9]]
+    assert pool(states, n_tokens, "cls").tolist() == [[0, 1], [6, 7]]
+    assert pool(states, n_tokens, "last").tolist() == [[2, 3], [10, 11]]
+
+
+def test_batches_hold_every_row_once_within_the_budget_of_tokens():
+    n_tokens = np.array([7, 1, 30, 2, 2, 7, 1])
+    batches = [batch.tolist() for batch in length_batches(n_tokens, 8)]
+    assert sorted(sum(batches, [])) == list(range(7))
+    assert all(len(batch) * n_tokens[batch].max() <= 8 or len(batch) == 1 for batch in batches)
+    assert batches[0] == [1, 6, 3, 4]  # 4 rows of at most 2 tokens
+
+
+def test_a_folder_that_is_no_model_is_refused_in_one_sentence(tmp_path: Path):
+    with pytest.raises(UsageError, match="model.encoder: .* is no model that AutoModel can load"):
+        load_encoder(str(tmp_path), "mean")
