@@ -3,6 +3,7 @@
 `ease`: Steck, "Embarrassingly shallow autoencoders for sparse data" (WWW 2019). `sequential`: its counterpart for
 the next event, after Choi et al., "Session-aware linear item-item models" (WWW 2021): ridge regression of each event on
 the recency-weighted history before it. Both need one dense matrix of items by items; LIMIT says up to which catalogue.
+`spectral` needs none and takes larger ones.
 """
 
 from dataclasses import dataclass
@@ -54,6 +55,31 @@ def sequential(histories: Histories, half_life: float, ridge: float) -> Tensor:
     return torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
 
 
+def spectral(histories: Histories, rank: int, *, popularity: float = 0.5) -> LinearFactors:
+    """The linear filter of the first `rank` singular vectors of the normalised histories, by sparse products alone.
+
+    With R = D_u^-0.5 X D_i^-p (D: events a user, an item; p: popularity), V its right singular vectors:
+    scores = x D_i^-p V V^T D_i^p (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021).
+    """
+    matrix = histories.matrix(None)
+    rank = min(rank, histories.n_items, histories.n_users)
+    items = np.maximum(histories.item_counts(), 1).astype(np.float32) ** popularity
+    users = np.maximum(histories.lengths, 1).astype(np.float32) ** 0.5
+    normalised = (sp.diags_array(1 / users) @ matrix @ sp.diags_array(1 / items)).tocsr().astype(np.float32)
+    basis = _orthonormal(np.random.default_rng(0).standard_normal((histories.n_items + 1, rank + 16)))
+    for _ in range(_POWER_ITERATIONS):
+        basis = _orthonormal(normalised.T @ (normalised @ basis))
+    seen = torch.from_numpy(normalised @ basis)
+    _, turned = torch.linalg.eigh(seen.T @ seen)  # ascending
+    vectors = basis @ turned.flip(1)[:, :rank].numpy()
+    vectors[0] = 0
+    return LinearFactors(vectors / items[:, None], vectors * items[:, None])
+
+
+def _orthonormal(columns: np.ndarray) -> Floats:
+    return torch.linalg.qr(torch.from_numpy(np.asarray(columns, dtype=np.float32)))[0].numpy()
+
+
 def low_rank(weights: Tensor, histories: Histories, rank: int) -> LinearFactors:
     """The rank-`rank` product that changes the scores X @ weights least (X: all histories, unweighted), by SVD.
 
@@ -72,8 +98,7 @@ def _score_basis(matrix: sp.csr_matrix, weights: Floats, rank: int) -> Floats:
     left = torch.from_numpy(weights)
     for _ in range(_POWER_ITERATIONS):
         seen = matrix @ (left @ torch.from_numpy(basis)).numpy()  # (users, rank + 16)
-        basis = (left.T @ torch.from_numpy(np.asarray(matrix.T @ seen))).numpy()
-        basis = torch.linalg.qr(torch.from_numpy(basis))[0].numpy()
+        basis = _orthonormal((left.T @ torch.from_numpy(np.asarray(matrix.T @ seen))).numpy())
     scores = torch.from_numpy(np.asarray(matrix @ (left @ torch.from_numpy(basis)).numpy()))
     _, turned = torch.linalg.eigh(scores.T @ scores)  # ascending
     return np.ascontiguousarray(basis @ turned.flip(1)[:, :rank].numpy())

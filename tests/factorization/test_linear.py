@@ -66,3 +66,17 @@ def test_low_rank_keeps_the_scores_of_the_users():
     error = np.linalg.norm(cut.user_vectors(log, None) @ cut.outputs.T - scores)
     np.testing.assert_allclose(error, np.sqrt((best**2).sum()), rtol=1e-2)
     assert torch.from_numpy(cut.outputs).shape == (31, 4)
+
+
+def test_spectral_is_the_filter_of_the_leading_singular_vectors():
+    rng = np.random.default_rng(2)
+    events = [rng.permutation(np.arange(1, 26))[: rng.integers(4, 12)] for _ in range(40)]
+    users = np.repeat(np.arange(40), [len(own) for own in events])
+    log = Histories.of(users, np.concatenate(events), 40, 25)
+    factors = linear.spectral(log, 6)
+    matrix = log.matrix(None).toarray()
+    items = np.sqrt(np.maximum(log.item_counts(), 1))
+    right = np.linalg.svd(matrix / np.sqrt(log.lengths)[:, None] / items)[2][:6]
+    expected = (matrix / items) @ right.T @ right * items
+    np.testing.assert_allclose(factors.user_vectors(log, None) @ factors.outputs.T, expected, atol=0.15)
+    assert not factors.outputs[0].any()
