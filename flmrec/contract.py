@@ -50,7 +50,7 @@ def check(plan: Intake, opened: Opened, parsed: Parsed, counts: Sequence[Row], q
             f"source.{plan.name}: {opened.where} breaks the data contract: {'; '.join(faults)}. Nothing was written; "
             "deliver the rows again, or change the rule under quality."
         )
-    if plan.after or found.total() < total:
+    if plan.is_update or found.total() < total:
         return
     if total == 0:
         raise DataContractError(f"source.{plan.name}: {opened.where} holds no rows; deliver it again.")

@@ -15,7 +15,8 @@ from flmrec.processed import Entry
 from flmrec.sources import BATCH, Opened, Source, batches, open_source, place
 
 STAGE = "ingest"
-_PLACE = ("path", "table", "load")  # keys of a source that do not change what its rows mean
+_EMPTY = "0 "  # stamp of a file of 0 bytes
+_PLACE = ("path", "table")  # keys of a source that do not change what its rows mean
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def plan(spark: SparkSession, store: Lake, cfg: Config, name: str, needed: Seque
     known = tuple(processed.entries(store, STAGE, name))
     stamps = batches(spark, name, source)
     intake = Intake(name, source, stamps, known, _settings(cfg, name, source))
-    if stamps and all(stamp.startswith("0 ") for stamp in stamps.values()):
+    if stamps and all(stamp.startswith(_EMPTY) for stamp in stamps.values()):
         raise DataContractError(f"source.{name}: {place(source)} holds no rows, only empty files; deliver it again.")
     old = {e.batch: e.stamp for e in known}
     if source.load == "full" or not known:
@@ -54,7 +55,7 @@ def plan(spark: SparkSession, store: Lake, cfg: Config, name: str, needed: Seque
     touched = [batch for batch, stamp in stamps.items() if batch in old and old[batch] != stamp]
     if touched:
         _refuse_other_content(spark, intake, touched, needed)
-    new = tuple(sorted(stamps.keys() - old.keys()))
+    new = tuple(sorted(batch for batch in stamps.keys() - old.keys() if not stamps[batch].startswith(_EMPTY)))
     return replace(intake, files=new) if new else None
 
 

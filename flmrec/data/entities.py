@@ -16,6 +16,7 @@ from flmrec.sources import BATCH, quoted
 from flmrec.text import templates
 
 TEXT_SEPARATOR = ". "
+_CONTENT, _PLACE, _WINNER = "__flmrec_content", "__flmrec_place", "__flmrec_winner"
 _RESERVED = {C.ITEM, C.USER, C.TEXT, C.CONTENT_HASH, C.REASON, ROW, DUPLICATE}
 
 
@@ -71,19 +72,19 @@ def one_row_an_id(parsed: Parsed, id_column: str, *, newest_batch: bool) -> Pars
     """
     content = F.xxhash64(*[c for c in parsed.rows.columns if c not in (BATCH, C.REASON, ROW)])
     bad = F.col(C.REASON).isNotNull()
-    best_first = [F.length(C.TEXT).desc_nulls_last(), F.col("content").asc()]
+    best_first = [F.length(C.TEXT).desc_nulls_last(), F.col(_CONTENT).asc()]
     if newest_batch:
         best_first.insert(0, F.col(BATCH).desc())
     same_id = Window.partitionBy(id_column, bad).orderBy(*best_first)
-    rows = parsed.rows.withColumn("content", content).select(
-        "*", F.row_number().over(same_id).alias("place"), F.first("content").over(same_id).alias("winner")
+    rows = parsed.rows.withColumn(_CONTENT, content).select(
+        "*", F.row_number().over(same_id).alias(_PLACE), F.first(_CONTENT).over(same_id).alias(_WINNER)
     )
     reason = f"{id_column}: another row of this id says something else"
-    contradicts = ~bad & (F.col("content") != F.col("winner"))
+    contradicts = ~bad & (F.col(_CONTENT) != F.col(_WINNER))
     columns = [c for c in parsed.rows.columns if c not in (C.REASON, ROW)]
     marked = rows.select(
         *columns,
-        (~bad & ~contradicts & (F.col("place") > 1)).alias(DUPLICATE),
+        (~bad & ~contradicts & (F.col(_PLACE) > 1)).alias(DUPLICATE),
         F.coalesce(C.REASON, F.when(contradicts, F.lit(reason))).alias(C.REASON),
         ROW,
     )

@@ -43,9 +43,10 @@ def normalised(table: DataFrame, id_column: str, stats: Mapping[str, Row], cfg: 
 
 
 def _of_numbers(known: DataFrame, column: str) -> DataFrame:
-    x = F.col(column)
-    smallest = known.agg(F.min(x).alias("smallest"))
-    with_log = known.select(x).crossJoin(F.broadcast(smallest)).withColumn("log", F.log1p(x - F.col("smallest")))
+    x = F.col("x")
+    numbers = known.select(F.col(column).alias("x"))
+    smallest = numbers.agg(F.min(x).alias("smallest"))
+    with_log = numbers.crossJoin(F.broadcast(smallest)).withColumn("log", F.log1p(x - F.col("smallest")))
     return with_log.agg(
         F.lit(column).alias("attribute"),
         F.count(x).alias("n"),

@@ -11,7 +11,6 @@ from pyspark.sql import types as T
 
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}  # microseconds a unit
 _MARKUP = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-zA-Z][^<>]*>", re.DOTALL)
-_NUMBER = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 _TAG_OR_ENTITY = re.compile(r"[<&]")
 
 
@@ -35,17 +34,16 @@ def timestamp(column: Column, dtype: T.DataType, form: str) -> Column:
 
 def number(column: Column, dtype: T.DataType) -> Column:
     """DOUBLE; null for what is no finite decimal number."""
-    if isinstance(dtype, T.StringType):
-        column = F.when(column.rlike(_NUMBER), column)
-    value = column.cast("string").try_cast("double")
+    value = (column if isinstance(dtype, T.NumericType) else column.cast("string")).try_cast("double")
+    if isinstance(dtype, T.StringType):  # Java reads 4d, 4f and 0x1p2 as numbers as well
+        text = F.upper(F.trim(column))
+        value = F.when(~(text.endswith("D") | text.endswith("F") | text.contains("X")), value)
     return F.when(~F.isnan(value) & (F.abs(value) != float("inf")), value)
 
 
 def whole_number(column: Column, dtype: T.DataType) -> Column:
     """BIGINT; null for what is no whole number of 64 bits. 7.0 is 7."""
-    if isinstance(dtype, T.StringType):
-        column = F.when(column.rlike(_NUMBER), column)
-    value = column.cast("string").try_cast("decimal(38,6)")
+    value = F.when(number(column, dtype).isNotNull(), column.cast("string").try_cast("decimal(38,6)"))
     return F.when(value == F.floor(value), value.try_cast("bigint"))
 
 

@@ -75,6 +75,8 @@ def run(spark: SparkSession, cfg: Config) -> None:
         row.check()
         _report(row)
     for name in unchanged:
+        if name in judged:
+            judged[name].parsed.rows.unpersist()
         console.print(f"  {name}: nothing new")
         ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
     lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)

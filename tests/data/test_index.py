@@ -1,5 +1,7 @@
 """Dense numbers: without gaps, the same on every run, not in the order of the ids."""
 
+from itertools import pairwise
+
 from pyspark.sql import SparkSession
 
 from flmrec.data.index import dense_index
@@ -12,7 +14,7 @@ def test_numbers_have_no_gap_and_do_not_depend_on_the_partitions(spark: SparkSes
     again = dense_index(ids.repartition(7).orderBy("item_id"), "item_id", "item_idx", 1)
     assert {r.item_id: r.item_idx for r in again.collect()} == numbers
     by_id = [numbers[f"item {n}"] for n in range(500)]
-    grows = sum(a < b for a, b in zip(by_id, by_id[1:], strict=False))
+    grows = sum(a < b for a, b in pairwise(by_id))
     assert 200 < grows < 300  # the number tells nothing about the age of the id
 
 
