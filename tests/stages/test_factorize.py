@@ -1,0 +1,106 @@
+"""encode and factorize on a lake of two tastes, whose model has not been trained: text and the linear models must do."""
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from transformers import AutoModel, AutoTokenizer
+
+from flmrec.columns import FITS, FULL, HOLDOUT, Tables, table_of
+from flmrec.config import Config
+from flmrec.errors import UsageError
+from flmrec.factorization import factors
+from flmrec.factorization.histories import Histories
+from flmrec.lake import Lake
+from flmrec.model import artifact
+from flmrec.stages import encode, factorize
+from tests.conftest import make_config
+from tests.stages.model_lake import KITCHEN, MUSIC, N_USERS, TEXTS, write_lake
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Config]:
+    """The lake after encode and factorize of both fits."""
+    lake, cfg = write_lake(spark, tmp_path_factory.mktemp("tastes"))
+    for fit in FITS:
+        encode.run(spark, cfg, fit)
+        factorize.run(spark, cfg, fit)
+    return Lake(spark, cfg.lake), cfg
+
+
+def vectors(lake: Lake, table: str) -> dict[str, np.ndarray]:
+    rows = lake.read(table).collect()
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: np.array(row["vector"]) for row in rows}
+
+
+def test_item_vectors_are_those_of_automodel_on_the_saved_folder(made):
+    lake, _ = made
+    folder = lake.models_folder() / "model"
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    published = vectors(lake, Tables.ITEM_VECTORS)
+    assert set(published) == {item for item, text in TEXTS.items() if text}
+    for item, vector in published.items():
+        with torch.no_grad():
+            states = model(**tokenizer(TEXTS[item], return_tensors="pt")).last_hidden_state[0]
+        np.testing.assert_allclose(vector, states.mean(0).numpy(), atol=2e-5)
+    np.testing.assert_array_equal(published["flute"], published["lute"])  # one text
+    assert lake.read(Tables.USER_VECTORS).count() == 0
+    assert lake.read(table_of(Tables.ITEM_VECTORS, HOLDOUT)).first()["model_version"] == "model-holdout"
+
+
+def test_every_item_and_every_user_has_a_factor(made):
+    lake, _ = made
+    for fit in FITS:
+        items = vectors(lake, table_of(Tables.ITEM_FACTORS, fit))
+        users = vectors(lake, table_of(Tables.USER_FACTORS, fit))
+        assert set(items) == set(TEXTS) and len(users) == N_USERS + 1
+        assert len({len(v) for v in [*items.values(), *users.values()]}) == 1
+        assert all(np.isfinite(v).all() for v in [*items.values(), *users.values()])
+
+
+def test_scores_follow_the_taste_also_for_new_items(made):
+    lake, _ = made
+    items, users = vectors(lake, Tables.ITEM_FACTORS), vectors(lake, Tables.USER_FACTORS)
+    cooks = np.mean([users[f"user {u}"] for u in range(0, N_USERS, 2)], axis=0)
+    players = np.mean([users[f"user {u}"] for u in range(1, N_USERS, 2)], axis=0)
+    kitchen, music = (np.mean([items[i] for i in kind], axis=0) for kind in (KITCHEN, MUSIC))
+    assert cooks @ kitchen > cooks @ music and players @ music > players @ kitchen
+    bowl, harp = items["new bowl"], items["new harp"]
+    assert cooks @ bowl > cooks @ harp and players @ harp > players @ bowl
+
+
+def test_the_full_fit_takes_over_the_weights_of_the_holdout_fit(made):
+    lake, _ = made
+    chosen = [artifact.load_choices(lake.models_folder() / name)["blend"] for name in ("model", "model-holdout")]
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0]["warm"]) == {"tower", "sequential", "long"}
+
+
+def test_a_history_gives_the_published_user_vector(made):
+    lake, _ = made
+    side = factors.load_user_side(lake.models_folder() / "model")
+    index = {row["item_id"]: row["item_idx"] for row in lake.read(Tables.ITEM_INDEX).collect()}
+    bought = lake.read(Tables.INTERACTIONS).where("user_id = 'user 7'").orderBy("event_ts").collect()
+    items = np.array([index[row["item_id"]] for row in bought])
+    again = side.vectors(Histories.of(np.zeros(4, dtype=int), items, 1, len(TEXTS)))[0]
+    np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, atol=1e-5)
+
+
+def test_a_missing_model_is_named(spark, tmp_path):
+    cfg = make_config(lake={"root": str(tmp_path / "empty")})
+    with pytest.raises(UsageError, match="There is no model of the full fit in .* run jobs/finetune.py first"):
+        encode.run(spark, cfg, FULL)
+    named = make_config(lake={"root": str(tmp_path / "empty")}, model={"version": "20240101-x"})
+    with pytest.raises(UsageError, match="There is no model 20240101-x in"):
+        factorize.run(spark, named, FULL)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"is no model folder, it lacks flm.safetensors, config.yaml: name the folder"):
+        artifact.load_flm(tmp_path)
+    (tmp_path / artifact.CONFIG).write_text("{}")
+    (tmp_path / artifact.FLM).write_bytes(b"not a tensor")
+    with pytest.raises(UsageError, match=r"flm.safetensors is no FLM head .*name another model"):
+        artifact.load_flm(tmp_path)
