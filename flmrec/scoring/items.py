@@ -5,7 +5,7 @@ have in common needs no bits. Items are ordered by their largest coordinate, so 
 and a block of long items comes before the blocks of short ones, which can often be skipped.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +37,23 @@ class Items:
     error: Floats  # (groups,) largest norm of w - step * code, with `rounding`
     rounding: Floats  # (groups,) what float32 arithmetic adds to the error
     reach: Floats  # (groups,) largest norm of w from this group to the end
+    hidden: NDArray[np.bool_] | None = None  # (p,) positions that cannot be found for now
 
     def __len__(self) -> int:
         return len(self.order)
 
 
-def prepare(factors: Floats, *, allow: NDArray[np.bool_] | None, codes: bool, threads: int) -> Items:
+def prepare(
+    factors: Floats,
+    *,
+    allow: NDArray[np.bool_] | None,
+    codes: bool,
+    threads: int,
+    names: Sequence[Any] | None = None,
+) -> Items:
     """Items of (m, d) float32 factors; only those of the mask `allow` (m,) can be found.
 
+    codes: in 8 bits, else float32 products. names (m,): what errors call the items, their numbers where it is None.
     Raises DataContractError where a factor is NaN, infinite or longer than 1e18.
     """
     items = np.arange(len(factors)) if allow is None else np.flatnonzero(allow)
@@ -61,7 +70,7 @@ def prepare(factors: Floats, *, allow: NDArray[np.bool_] | None, codes: bool, th
         centred_norm[at], largest[at] = _norms(centred), np.abs(centred, out=centred).max(axis=1)
 
     _in_threads(measure, range(0, p, _CHUNK), threads)
-    refuse_bad(norm, "item_factors", items)
+    refuse_bad(norm, "item_factors", items, names)
     by_largest = np.argsort(-largest, kind="stable")
     order = items[by_largest].astype(np.int32)
     position = np.full(m, -1, dtype=np.int32)
@@ -71,6 +80,7 @@ def prepare(factors: Floats, *, allow: NDArray[np.bool_] | None, codes: bool, th
     reach = np.maximum.accumulate(_group_maxima(centred_norm[by_largest])[::-1])[::-1]
     step = np.maximum(largest[by_largest][::GROUP] / np.float32(127), _TINY)
     length, error = np.zeros(groups, np.float32), np.zeros(groups, np.float32)
+    codes = codes and dim > 1  # torch._int_mm gives wrong products of one-dimensional factors
     coded = np.zeros((p, dim), np.int8) if codes else None
 
     def encode(first: int) -> None:
@@ -92,13 +102,14 @@ def prepare(factors: Floats, *, allow: NDArray[np.bool_] | None, codes: bool, th
 _SAFE = np.float32(1.001)  # a norm computed in float32 is off by less than this factor
 
 
-def refuse_bad(norms: Floats, what: str, rows: NDArray[Any]) -> None:
-    """Raises DataContractError naming the first rows whose norm is NaN, infinite or too large."""
+def refuse_bad(norms: Floats, what: str, rows: NDArray[Any], names: Sequence[Any] | None = None) -> None:
+    """Raises DataContractError naming the first of the rows whose norm is NaN, infinite or too large."""
     bad = rows[~(norms <= _LARGEST)]
     if len(bad):
+        first = bad[0] if names is None else names[int(bad[0])]
         raise DataContractError(
             f"{what}: {len(bad)} of {len(norms)} rows hold NaN, infinite or too large numbers (norm above 1e18), the "
-            f"first is row {bad[0]}. Look at the model that wrote them; nothing was scored."
+            f"first is {first}. Look at the model that wrote them; nothing was scored."
         )
 
 
