@@ -116,7 +116,7 @@ class SourceConfig:
 class LakeConfig:
     root: str  # a folder (relative to the checkout), or catalog.schema
     models: str | None = None  # folder of the model versions; None: <root>/models
-    compact_files: int = 64  # a table of more files than this, smaller than 32 MB on average, is compacted (OPTIMIZE)
+    compact_files: int = 64  # a table of more files than this is compacted (OPTIMIZE), looked at every tenth version
     vacuum_days: int | None = 30  # files that no version of so many days needs are deleted (VACUUM); None: never
 
     @property
@@ -234,6 +234,7 @@ class TrainingConfig:
     num_proc: int = 2  # ranks; the inline launcher runs one
     threads_per_rank: int | None = None  # None: the cores of the machine over its ranks
     epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
+    checkpoint_s: float = 60.0  # seconds between checkpoints at least; they are written when an epoch has ended
 
     @property
     def ranks(self) -> int:
@@ -247,9 +248,20 @@ class FactorizationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScoringConfig:
+    mode: Literal["recommend", "similar_items"] = "recommend"  # similar_items: lists of items for items, by cosine
     k: int = 10  # recommendations a user
     exclude_seen: bool = True
-    candidates: str | None = None  # table of allowed item_id; None: every item
+    segment: str | None = None  # column of `users`: candidates and popularity lists of each of its values
+    candidates: str | None = None  # table of allowed item_id (and `segment`, null: for all); None: every item
+    blocked: list[str] = field(default_factory=list)  # tables of item_id that nobody gets: out of stock, unapproved
+    category: str | None = None  # attribute of the items that max_per_category counts; of several values the first
+    max_per_category: int | None = None
+    diversity: float = 0.0  # maximal marginal relevance: weight of being unlike the items above, 0 to 1
+    debias: float = 0.0  # what a score loses, times log(1 + users who know the item)
+    min_score: float | None = None
+    reasons: bool = False  # column `reasons`: items of the history and their shares in the score
+    index: Literal["exact", "ivf", "hnsw"] = "exact"  # the approximate ones are for tens of millions of items
+    probes: int = 32  # of the approximate index: clusters (ivf) or places (hnsw) that are visited
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -378,6 +390,7 @@ def _check(config: Config, where: str) -> None:
     for key, value in (("scoring.k", config.scoring.k), ("training.num_proc", config.training.num_proc)):
         if value < 1:
             faults.append(f"{key} must be at least 1, got {value}")
+    faults += _scoring_faults(config.scoring)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
 
@@ -389,8 +402,17 @@ def _source_faults(sources: SourceConfig) -> list[str]:
         if source is not None and (source.path is None) == (source.table is None):
             faults.append(f"source.{name} needs either path or table")
     for name, entity, key in (("items", sources.items, "item_id"), ("users", sources.users, "user_id")):
-        if entity is not None and key not in entity.columns:
+        if entity is None:
+            continue
+        if key not in entity.columns:
             faults.append(f"source.{name}.columns needs {key}")
+        for column in entity.ranges.keys() - set(entity.numeric):
+            faults.append(f"source.{name}.ranges.{column}: {column} is not among numeric")
+    limits = {"source.interactions.value_range": sources.interactions.value_range}
+    limits |= {f"source.items.ranges.{column}": limit for column, limit in sources.items.ranges.items()}
+    faults += [
+        f"{key}: {limit[0]} is above {limit[1]}" for key, limit in limits.items() if limit and limit[0] > limit[1]
+    ]
     return faults
 
 
@@ -399,7 +421,23 @@ def _quality_faults(quality: QualityConfig) -> list[str]:
     for rule in ("empty_column", "constant_column"):
         if getattr(quality, rule).action not in ("fail", "off"):
             faults.append(f"quality.{rule}.action must be fail or off: a column cannot be put into quarantine")
+    for rule in vars(quality):
+        share = getattr(quality, rule).max_share
+        if share is not None and not 0 <= share <= 1:
+            faults.append(f"quality.{rule}.max_share must be from 0 to 1, got {share}")
     for rule in ("row_format", "missing_id", "bad_time"):
         if getattr(quality, rule).action == "off":
             faults.append(f"quality.{rule}.action cannot be off: such a row cannot be kept")
+    return faults
+
+
+def _scoring_faults(scoring: ScoringConfig) -> list[str]:
+    faults = []
+    if not 0 <= scoring.diversity <= 1:
+        faults.append(f"scoring.diversity must be from 0 to 1, got {scoring.diversity}")
+    if (scoring.category is None) != (scoring.max_per_category is None):
+        faults.append("scoring.category and scoring.max_per_category go together")
+    for key, value in (("max_per_category", scoring.max_per_category), ("probes", scoring.probes)):
+        if value is not None and value < 1:
+            faults.append(f"scoring.{key} must be at least 1, got {value}")
     return faults
