@@ -19,6 +19,7 @@ class C:
     ROWS_IN, ROWS_OUT, ROWS_QUARANTINED = "rows_in", "rows_out", "rows_quarantined"
     ROWS_DUPLICATE, ROWS_DROPPED, ROWS_READ = "rows_duplicate", "rows_dropped", "rows_read"
     EPOCH, STEPS, LOSS = "epoch", "steps", "loss"
+    REASONS, SHARE, SIMILAR = "reasons", "share", "similar_item_id"
     MODEL, SLICE, METRIC, K, N_USERS = "model", "slice", "metric", "k", "n_users"
 
 
@@ -34,7 +35,7 @@ class Tables:
     EXAMPLES = "examples"
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
     ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
-    RECOMMENDATIONS = "recommendations"
+    RECOMMENDATIONS, SIMILAR_ITEMS = "recommendations", "similar_items"
 
 
 HOLDOUT, FULL = "holdout", "full"
@@ -94,7 +95,12 @@ FEATURE_STATISTICS = (
 )
 VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
 RECOMMENDATIONS = (
-    f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING"
+    f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING, "
+    # model, or popular: the user is unknown to the model, the score is the item's number of events
+    f"{C.SOURCE} STRING, {C.REASONS} ARRAY<STRUCT<{C.ITEM}: STRING, {C.SHARE}: FLOAT>>"
+)
+SIMILAR_ITEMS = (
+    f"{C.RUN_DATE} DATE, {C.ITEM} STRING, {C.RANK} INT, {C.SIMILAR} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING"
 )
 METRICS = (
     f"{C.RUN_ID} STRING, {C.MODEL} STRING, {C.PROTOCOL} STRING, {C.SLICE} STRING, {C.METRIC} STRING, {C.K} INT, "

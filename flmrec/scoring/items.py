@@ -66,7 +66,8 @@ def prepare(
         at = slice(first, first + _CHUNK)
         rows = factors[at] if p == m else factors[items[at]]
         norm[at] = _norms(rows)
-        centred = rows - mean
+        with np.errstate(invalid="ignore", over="ignore"):  # refused below
+            centred = rows - mean
         centred_norm[at], largest[at] = _norms(centred), np.abs(centred, out=centred).max(axis=1)
 
     _in_threads(measure, range(0, p, _CHUNK), threads)

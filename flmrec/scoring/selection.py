@@ -5,9 +5,12 @@ Letters: A users that are still searched, N users of the tile, W columns of the 
 R places of a user's reservoir.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
+Array = Any  # of NumPy; Numba compiles for the types that it meets
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 _ROUNDS = 14  # halvings in `_reached_by`: the threshold is within 1/16,384 of the range of the values
 GROUP = 32  # items that share one step, one error and one maximum
@@ -15,7 +18,9 @@ NEVER = np.float32(np.inf)  # threshold of a user who overflowed: nothing reache
 
 
 @_compiled
-def hide_excluded(scores, rows, first, indptr, positions, cursor, hidden):
+def hide_excluded(
+    scores: Array, rows: Array, first: int, indptr: Array, positions: Array, cursor: Array, hidden: float
+) -> None:
     """Overwrites the excluded columns of (A, W) scores with `hidden`.
 
     positions: each user's excluded positions, ascending, repeats allowed. cursor (N,): how far the user has come.
@@ -32,7 +37,9 @@ def hide_excluded(scores, rows, first, indptr, positions, cursor, hidden):
 
 
 @_compiled
-def collect(scores, rows, first, users, groups, reservoir, k, lowest):
+def collect(
+    scores: Array, rows: Array, first: int, users: Array, groups: Array, reservoir: Array, k: int, lowest: Any
+) -> None:
     """Adds to the reservoirs what (A, W) approximate scores leave possible, and raises the users' thresholds.
 
     scores * user_step * group_step is off by at most user_error * length + norm * group_error (see topk.py). An item
@@ -51,24 +58,19 @@ def collect(scores, rows, first, users, groups, reservoir, k, lowest):
         for g in range(n_groups):
             slack[g] = user_error[row] * length[g] + norm[row] * group_error[g]
         _group_maxima(line, best)
-        if n == 0 and n_groups >= k:  # k groups have their best item above this
+        if n == 0 and n_groups >= k:  # the best items of k groups are at least this good
             for g in range(n_groups):
                 bar[g] = np.float32(best[g]) * (user_step[row] * group_step[g]) - slack[g]
             least = _reached_by(bar, n_groups, k)
         _set_bars(bar, least, user_step[row], group_step, slack, lowest)
         full = min(n + k + GROUP, places - GROUP)
+        mine = position[row], low[row], high[row]
         for g in range(n_groups):
-            if best[g] < bar[g]:
-                continue
-            step = user_step[row] * group_step[g]
-            for w in range(g * GROUP, g * GROUP + GROUP):
-                if line[w] >= bar[g]:
-                    value = np.float32(line[w]) * step
-                    position[row, n], low[row, n], high[row, n] = first + w, value - slack[g], value + slack[g]
-                    n += 1
+            if best[g] >= bar[g]:
+                n = _push(line, g * GROUP, first, bar[g], user_step[row] * group_step[g], slack[g], mine, n)
             if n > full:
                 least = max(least, _reached_by(low[row], n, k))
-                n = _keep(position[row], low[row], high[row], n, least)
+                n = _keep(mine, n, least)
                 if 2 * n > places:
                     least = NEVER
                     break
@@ -78,14 +80,14 @@ def collect(scores, rows, first, users, groups, reservoir, k, lowest):
 
 
 @_compiled
-def flatten(reservoir, k, users, positions):
+def flatten(reservoir: Array, k: int, users: Array, positions: Array) -> int:
     """Writes what is left of all reservoirs, user by user, and its number into count. Returns how many there are."""
     position, low, high, count, threshold = reservoir
     total = 0
     for row in range(len(count)):
         n = 0 if threshold[row] == NEVER else count[row]
         if n >= k:
-            n = _keep(position[row], low[row], high[row], n, max(threshold[row], _reached_by(low[row], n, k)))
+            n = _keep((position[row], low[row], high[row]), n, max(threshold[row], _reached_by(low[row], n, k)))
         for i in range(n):
             users[total + i], positions[total + i] = row, position[row, i]
         count[row] = n
@@ -94,7 +96,7 @@ def flatten(reservoir, k, users, positions):
 
 
 @_compiled
-def _group_maxima(line, best):
+def _group_maxima(line: Array, best: Array) -> None:
     for g in range(len(best)):
         top = line[g * GROUP]
         for w in range(g * GROUP, g * GROUP + GROUP):
@@ -104,14 +106,26 @@ def _group_maxima(line, best):
 
 
 @_compiled
-def _set_bars(bar, least, user_step, group_step, slack, lowest):
+def _push(line: Array, at: int, first: int, bar: float, step: float, slack: float, mine: Array, n: int) -> int:
+    """Adds the items of the group at columns at .. at + GROUP that reach the bar. Returns the new count."""
+    position, low, high = mine
+    for w in range(at, at + GROUP):
+        if line[w] >= bar:
+            value = np.float32(line[w]) * step
+            position[n], low[n], high[n] = first + w, value - slack, value + slack
+            n += 1
+    return n
+
+
+@_compiled
+def _set_bars(bar: Array, least: float, user_step: float, group_step: Array, slack: Array, lowest: float) -> None:
     """The approximate score from which an item of a group may still belong to the list, before its steps."""
     for g in range(len(bar)):
         bar[g] = max((least - slack[g]) / (user_step * group_step[g]), lowest)
 
 
 @_compiled
-def _reached_by(values, n, k):
+def _reached_by(values: Array, n: int, k: int) -> Any:
     """A value that at least k of the first n values reach, close below the k-th largest. Needs n >= k."""
     low = high = values[0]
     for i in range(n):
@@ -126,7 +140,7 @@ def _reached_by(values, n, k):
 
 
 @_compiled
-def _count_reaching(values, n, least):
+def _count_reaching(values: Array, n: int, least: float) -> Any:
     found = np.int32(0)
     for i in range(n):
         found += np.int32(values[i] >= least)
@@ -134,8 +148,9 @@ def _count_reaching(values, n, least):
 
 
 @_compiled
-def _keep(position, low, high, n, least):
+def _keep(mine: Array, n: int, least: float) -> int:
     """Moves the entries whose upper bound reaches `least` to the front. Returns their number."""
+    position, low, high = mine
     kept = 0
     for i in range(n):
         position[kept], low[kept], high[kept] = position[i], low[i], high[i]

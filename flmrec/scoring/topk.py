@@ -20,7 +20,7 @@ float32. What one user costs: 2 m d operations in 8 bits, and the selection, abo
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -61,13 +61,21 @@ def top_k(
 
 
 def search(
-    items: Items, user_factors: Floats, k: int, *, exclude: Exclude | None = None, threads: int = 1
+    items: Items,
+    user_factors: Floats,
+    k: int,
+    *,
+    exclude: Exclude | None = None,
+    allowed: NDArray[np.integer] | None = None,
+    threads: int = 1,
 ) -> tuple[NDArray[np.int32], Floats]:
-    """`top_k` over items that are prepared already."""
+    """`top_k` over items that are prepared already. allowed: the items that these users may get; None: all."""
     n = len(user_factors)
     refuse_bad(np.linalg.norm(user_factors, axis=1), "user_factors", np.arange(n))
     indptr, excluded = (np.zeros(n + 1, np.int64), np.zeros(0, np.int32)) if exclude is None else exclude
     bounds = [*range(0, n, 256 if k <= 256 else 64), n]
+    if allowed is not None:
+        items = _restricted(items, allowed)
 
     def tile(span: tuple[int, int]) -> NDArray[np.int64]:
         first, end = span
@@ -80,6 +88,14 @@ def search(
         keys = list(pool.map(tile, pairwise(bounds)))
     torch.set_num_threads(before)
     return unpack(np.concatenate(keys) if keys else np.zeros((0, k), np.int64))
+
+
+def _restricted(items: Items, allowed: NDArray[np.integer]) -> Items:
+    """The same items, of which only `allowed` can be found."""
+    hidden = np.ones(len(items), dtype=np.bool_)
+    positions = items.position[allowed]
+    hidden[positions[positions >= 0]] = False
+    return replace(items, hidden=hidden)
 
 
 def has_fast_int8() -> bool:
@@ -162,6 +178,8 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
         scores = _approximate(items, sides[alive] if len(alive) < n else sides, first, groups, scores)
         hidden, lowest = _HIDDEN[scores.dtype]
         scores[:, p - first :] = hidden  # what fills the last group
+        if items.hidden is not None:
+            scores[:, : p - first].masked_fill_(torch.from_numpy(items.hidden[first : first + _BLOCK_ITEMS]), hidden)
         block = scores.numpy()
         hide_excluded(block, alive, first, *excluded, cursor, block.dtype.type(hidden))
         sizes = (items.step, items.length, items.error) if coded else _float_sizes(items)
@@ -213,7 +231,7 @@ def _scores(users: Floats, rows: NDArray, factors: Floats, items: NDArray) -> Fl
 
 def _every_score(items: Items, user: Floats, k: int, excluded: NDArray) -> NDArray[np.int64]:
     """Keys (k,) of one user's list, from the float32 scores of all items."""
-    kept = np.ones(len(items), dtype=np.bool_)
+    kept = np.ones(len(items), dtype=np.bool_) if items.hidden is None else ~items.hidden
     kept[excluded[excluded >= 0]] = False
     candidates = items.order[kept]
     rows = np.zeros(len(candidates), np.int16)

@@ -1,0 +1,74 @@
+"""The prepared items as plain files, so that all processes of a machine share one copy through its page cache.
+
+factors  (m, d) float32, memory-mapped: rows are picked where an item may belong to a list
+codes    (p, d) int8, read in blocks of rows, so that a catalogue larger than memory can be walked
+sizes    the small arrays of Items, and what the rules need to know about each item
+ids      the item ids, an Arrow column, memory-mapped
+"""
+
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flmrec.scoring.items import Floats, Items
+
+NAMES = ("factors", "codes", "sizes.npz", "ids")
+_SMALL = [f.name for f in fields(Items) if f.name not in ("factors", "codes", "hidden")]
+
+
+class RowsOnDisk:
+    """A matrix in a file of which slices of rows are read."""
+
+    def __init__(self, path: Path, dim: int, dtype: type) -> None:
+        self.path, self.dim = path, dim
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        row_bytes = self.dim * self.dtype.itemsize
+        count = (rows.stop - rows.start) * self.dim
+        found = np.fromfile(self.path, self.dtype, count, offset=rows.start * row_bytes)
+        return found.reshape(-1, self.dim)
+
+
+def save(prefix: Path, items: Items, ids: pa.Array, about: dict[str, NDArray[Any]]) -> None:
+    """Writes everything but `factors`, which are in place already, to files prefix-<name>.
+
+    about: further arrays (m,) that `open_items` gives back.
+    """
+    small = {name: getattr(items, name) for name in _SMALL}
+    np.savez(path_of(prefix, "sizes.npz"), **small, **about)
+    (np.zeros((0, 0), np.int8) if items.codes is None else items.codes).tofile(path_of(prefix, "codes"))
+    batch = pa.record_batch([ids.cast(pa.large_string())], ["id"])
+    with pa.OSFile(str(path_of(prefix, "ids")), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write(batch)
+
+
+@lru_cache(maxsize=1)
+def open_items(prefix: Path) -> tuple[Items, pa.Array, dict[str, NDArray[Any]]]:
+    """(items, ids (m,), about) as `save` wrote them. A process keeps the last ones open."""
+    with np.load(path_of(prefix, "sizes.npz")) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    dim, m = len(arrays["mean"]), len(arrays["position"])
+    coded = path_of(prefix, "codes").stat().st_size > 0
+    codes = RowsOnDisk(path_of(prefix, "codes"), dim, np.int8) if coded else None
+    factors = open_factors(prefix, m, dim)
+    small = {name: arrays.pop(name) for name in _SMALL}
+    with pa.memory_map(str(path_of(prefix, "ids"))) as source:
+        ids = pa.ipc.open_file(source).get_batch(0).column(0)
+    return Items(factors=factors, codes=codes, **small), ids, arrays
+
+
+def open_factors(prefix: Path, m: int, dim: int) -> Floats:
+    """(m, dim) float32 of the file, mapped; writing to it changes this process's copy only."""
+    if m * dim == 0:
+        return np.zeros((m, dim), np.float32)
+    return np.memmap(path_of(prefix, "factors"), np.float32, mode="c", shape=(m, dim))
+
+
+def path_of(prefix: Path, name: str) -> Path:
+    return prefix.with_name(f"{prefix.name}-{name}")

@@ -1,0 +1,316 @@
+"""Publishing: the best items for every user, by exact inner product of the published factors.
+
+    user_factors, item_factors, interactions, users, candidates  ->  recommendations   (one atomic commit a run_date)
+    item_factors  ->  similar_items                                                     (scoring.mode=similar_items)
+
+Every user that `user_factors`, `interactions` or `users` knows gets a list; who has no factors, or factors of zeros,
+gets what is popular in the segment, marked source = popular.
+"""
+
+import re
+import time
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from flmrec import columns
+from flmrec import lake as lakes
+from flmrec.columns import C, Tables
+from flmrec.config import Config, ScoringConfig
+from flmrec.errors import DataContractError, UsageError
+from flmrec.lake import Lake, LedgerRow
+from flmrec.progress import console
+from flmrec.scoring import ann, driver
+from flmrec.scoring.driver import Catalogue
+from flmrec.scoring.files import open_items
+from flmrec.scoring.rules import Rules
+from flmrec.scoring.topk import search
+from flmrec.scoring.worker import ALL, SEEN, SEGMENT, Job, ragged
+
+_POPULAR_SPARE = 5_000  # popular items beyond k, for users who know many of them
+_NAMED = 5  # unknown ids that a message names
+_JUDGED_USERS = 500  # users whose approximate lists are compared with the exact ones
+
+Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+
+def run(spark: SparkSession, cfg: Config) -> None:
+    started = time.monotonic()
+    lake = Lake(spark, cfg.lake)
+    with driver.catalogue(lake.read(Tables.ITEM_FACTORS)) as items:
+        mode = _similar_items if cfg.scoring.mode == "similar_items" else _recommend
+        rows = mode(spark, lake, cfg, items)
+    lakes.record(lake, cfg.run.id, "score", rows, time.monotonic() - started)
+
+
+def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
+    scoring = cfg.scoring
+    factors = _user_factors(lake, items)
+    events = lake.read(Tables.INTERACTIONS).select(C.USER, C.ITEM)
+    segments = _segments(lake, scoring)
+    n_users = _count_users(factors, events, lake)
+    rows, allow, allowed = _candidates(lake, scoring, items)
+    counts = _popularity(events, segments, items)
+    if scoring.debias:
+        items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
+    about: dict[str, NDArray[Any]] = {"popularity": counts[ALL], "category": _categories(lake, scoring, items)}
+    shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
+    assert cfg.run.date is not None
+    job = Job(
+        run_date=cfg.run.date,
+        model_version=items.model_version,
+        rules=Rules(
+            k=scoring.k,
+            max_per_category=scoring.max_per_category,
+            diversity=scoring.diversity,
+            min_score=scoring.min_score,
+        ),
+        dim=items.dim - bool(scoring.debias),
+        debias=scoring.debias,
+        exclude_seen=scoring.exclude_seen,
+        with_reasons=scoring.reasons,
+        index=scoring.index,
+        probes=scoring.probes,
+        allowed=allowed,
+        popular=_popular_lists(counts, allow, allowed, scoring.k),
+    )
+    users = driver.audience(factors, driver.histories(events, items), segments, n_users)
+    listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
+    version = _publish(lake, Tables.RECOMMENDATIONS, listed, job)
+    n_rows = lake.rows_written(Tables.RECOMMENDATIONS, version)
+    _say_short(n_users * scoring.k - n_rows, n_users, scoring.k)
+    if scoring.index != "exact":
+        _measure_recall(spark, lake, cfg, items, users, job)
+    return [*rows, _ledger(Tables.RECOMMENDATIONS, n_users * scoring.k, n_rows, version)]
+
+
+def _similar_items(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
+    scoring = cfg.scoring
+    rows, allow, _ = _candidates(lake, scoring, items)
+    driver.unit_length(items)
+    nothing: dict[str, NDArray[Any]] = {
+        "popularity": np.zeros(len(items.ids), np.int64),
+        "category": _categories(lake, scoring, items),
+    }
+    shipped = driver.ship(spark, items, allow, nothing)
+    assert cfg.run.date is not None
+    rules = Rules(k=scoring.k, max_per_category=scoring.max_per_category, min_score=scoring.min_score)
+    none = {ALL: np.zeros(0, np.int32)}
+    job = Job(
+        run_date=cfg.run.date,
+        model_version=items.model_version,
+        rules=rules,
+        dim=items.dim,
+        cosine=True,
+        popular=none,
+    )
+    vectors = lake.read(Tables.ITEM_FACTORS).select(F.col(C.ID).alias(C.USER), C.VECTOR)
+    itself = vectors.select(C.USER, F.col(C.USER).alias(C.ITEM))
+    users = driver.audience(vectors, driver.histories(itself, items), None, len(items.ids))
+    listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
+    renamed = listed.select(
+        C.RUN_DATE,
+        F.col(C.USER).alias(C.ITEM),
+        C.RANK,
+        F.col(C.ITEM).alias(C.SIMILAR),
+        C.SCORE,
+        C.MODEL_VERSION,
+    )
+    version = _publish(lake, Tables.SIMILAR_ITEMS, renamed, job)
+    asked = len(items.ids) * scoring.k
+    return [*rows, _ledger(Tables.SIMILAR_ITEMS, asked, lake.rows_written(Tables.SIMILAR_ITEMS, version), version)]
+
+
+def _publish(lake: Lake, table: str, rows: DataFrame, job: Job) -> int:
+    where = f"{C.RUN_DATE} = '{job.run_date}'"
+    try:
+        return lake.write(table, rows, replace_where=where, partition_by=[C.RUN_DATE])
+    except PySparkException as error:
+        said = re.search(f"{DataContractError.__name__}: (.+)", str(error))  # by a worker
+        if said is None:
+            raise
+        raise DataContractError(said[1]) from None
+
+
+def _ledger(table: str, asked: int, written: int, version: int) -> LedgerRow:
+    """rows_dropped: places of lists that could not be filled."""
+    dropped = asked - written
+    return LedgerRow(table=table, rows_in=asked, rows_out=written, rows_dropped=dropped, delta_version=version)
+
+
+def _say_short(missing: int, n_users: int, k: int) -> None:
+    if missing:
+        console.print(
+            f"score: {missing} of {n_users * k} places of the lists are empty, because fewer than {k} items were "
+            "allowed and unseen for some users; the ledger has the number in rows_dropped."
+        )
+
+
+def _user_factors(lake: Lake, items: Catalogue) -> DataFrame:
+    """user_id, vector. Raises DataContractError where they are of another model than the items."""
+    factors = lake.read(Tables.USER_FACTORS)
+    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(_NAMED).collect()
+    versions, dims = {str(row[0]) for row in kinds}, {row[1] for row in kinds}
+    if kinds and versions != {items.model_version}:
+        raise DataContractError(
+            f"user_factors are of model {', '.join(sorted(versions))} and item_factors of {items.model_version}: "
+            "their inner products mean nothing; run jobs/factorize.py again."
+        )
+    if kinds and dims != {items.dim}:
+        raise DataContractError(
+            f"user_factors have {sorted(dims)} dimensions and item_factors {items.dim}: both must come from one model; "
+            "run jobs/factorize.py again."
+        )
+    return factors.select(F.col(C.ID).alias(C.USER), C.VECTOR)
+
+
+def _segments(lake: Lake, scoring: ScoringConfig) -> DataFrame | None:
+    """user_id, segment of every row of `users`; None where there is no such table."""
+    if not lake.exists(Tables.USERS):
+        if scoring.segment is not None:
+            raise UsageError(f"scoring.segment={scoring.segment} needs the table users; give source.users a path.")
+        return None
+    users = lake.read(Tables.USERS)
+    if scoring.segment is None:
+        return users.select(C.USER, F.lit(None).cast("string").alias(SEGMENT))
+    return users.select(C.USER, _first(users, scoring.segment, "scoring.segment").alias(SEGMENT))
+
+
+def _first(frame: DataFrame, name: str, key: str) -> F.Column:
+    """An attribute as a string; of a multi-valued one, the first."""
+    if name not in frame.columns:
+        raise UsageError(f"{key}={name}: there is no such column; there are {', '.join(sorted(frame.columns))}.")
+    kind = frame.schema[name].dataType.typeName()
+    return F.try_element_at(name, F.lit(1)) if kind == "array" else F.col(name).cast("string")
+
+
+def _count_users(factors: DataFrame, events: DataFrame, lake: Lake) -> int:
+    ids = [factors.select(C.USER), events.select(C.USER).distinct()]
+    if lake.exists(Tables.USERS):
+        ids.append(lake.read(Tables.USERS).select(C.USER))
+    return reduce(DataFrame.union, ids).distinct().count()
+
+
+def _candidates(
+    lake: Lake, scoring: ScoringConfig, items: Catalogue
+) -> tuple[list[LedgerRow], Bools, dict[str, NDArray[np.int32]]]:
+    """Ledger rows of the tables read, the mask of items (m,) that anybody may get, and the items of each segment."""
+    allow, allowed, rows = np.ones(len(items.ids), dtype=np.bool_), {}, []
+    if scoring.candidates is not None:
+        numbers, segment, row = _listed(lake, scoring.candidates, items)
+        rows.append(row)
+        allow[:] = False
+        allow[numbers] = True
+        if segment is not None:
+            names = {ALL, *segment}
+            allowed = {name: np.unique(numbers[(segment == name) | (segment == ALL)]) for name in names}
+    for table in scoring.blocked:
+        numbers, _, row = _listed(lake, table, items)
+        rows.append(row)
+        allow[numbers] = False
+    return rows, allow, allowed
+
+
+def _listed(
+    lake: Lake, table: str, items: Catalogue
+) -> tuple[NDArray[np.int32], NDArray[np.object_] | None, LedgerRow]:
+    """Item numbers of a table of item_id, with their segments where it has any. Unknown ids are counted and named."""
+    frame = lake.read(table)
+    if C.ITEM not in frame.columns:
+        raise UsageError(f"{table} needs a column {C.ITEM}; it has {', '.join(frame.columns)}.")
+    kept = frame.select(C.ITEM, *([SEGMENT] if SEGMENT in frame.columns else [])).toArrow()
+    ids = _column(kept, C.ITEM)
+    numbers = items.numbers(ids)
+    known = numbers >= 0
+    if not known.all():
+        unknown = ids.filter(pa.array(~known)).to_pylist()
+        console.print(
+            f"score: {len(unknown)} of {len(ids)} items of {table} are unknown and were left out: "
+            f"{', '.join(map(str, unknown[:_NAMED]))}{', ...' if len(unknown) > _NAMED else ''}"
+        )
+    segment = None
+    if SEGMENT in frame.columns:
+        segment = np.array(_column(kept, SEGMENT).fill_null(ALL).to_pylist(), dtype=object)[known]
+    row = LedgerRow(
+        table=table,
+        rows_in=len(ids),
+        rows_out=int(known.sum()),
+        rows_dropped=int((~known).sum()),
+        delta_version=lake.version(table),
+    )
+    return numbers[known], segment, row
+
+
+def _popularity(events: DataFrame, segments: DataFrame | None, items: Catalogue) -> dict[str, Counts]:
+    """Events of each item (m,), in all and in each segment."""
+    if segments is None:
+        counted = events.groupBy(C.ITEM).count().withColumn(SEGMENT, F.lit(None).cast("string"))
+    else:
+        counted = events.join(segments, C.USER, "left").groupBy(C.ITEM, SEGMENT).count()
+    table = counted.toArrow()
+    numbers, count = items.numbers(_column(table, C.ITEM)), _column(table, "count").to_numpy(zero_copy_only=False)
+    segment = np.array(_column(table, SEGMENT).cast(pa.string()).fill_null(ALL).to_pylist(), dtype=object)
+    known = numbers >= 0
+    m, counts = len(items.ids), {}
+    for name in sorted({ALL, *segment}):
+        rows = known if name == ALL else known & (segment == name)
+        counts[name] = np.bincount(numbers[rows], count[rows], minlength=m).astype(np.int64)
+    return counts
+
+
+def _popular_lists(
+    counts: dict[str, Counts], allow: Bools, allowed: dict[str, NDArray[np.int32]], k: int
+) -> dict[str, NDArray[np.int32]]:
+    """The most popular allowed items of each segment; those that nobody of the segment knows, by all users."""
+    lists = {}
+    for name in {*counts, *allowed, ALL}:
+        mine = counts.get(name, counts[ALL])
+        order = np.lexsort((-counts[ALL], -mine))
+        may = allow.copy()
+        if allowed:
+            may &= np.isin(np.arange(len(may)), allowed.get(name, allowed[ALL]))
+        lists[name] = order[may[order]][: k + _POPULAR_SPARE].astype(np.int32)
+    return lists
+
+
+def _categories(lake: Lake, scoring: ScoringConfig, items: Catalogue) -> NDArray[np.int32]:
+    """Category number of each item (m,); -1: none."""
+    category = np.full(len(items.ids), -1, dtype=np.int32)
+    if scoring.category is not None:
+        frame = lake.read(Tables.ITEMS)
+        value = _first(frame, scoring.category, "scoring.category").alias("value")
+        table = frame.select(C.ITEM, value).where(F.col("value").isNotNull()).toArrow()
+        numbers = items.numbers(_column(table, C.ITEM))
+        codes = _column(table, "value").dictionary_encode().indices.to_numpy()
+        category[numbers[numbers >= 0]] = codes[numbers >= 0]
+    return category
+
+
+def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue, users: DataFrame, job: Job) -> None:
+    """Writes ann_recall: the share of the exact lists of a sample of users that the approximate index finds."""
+    sample = users.where(F.col(C.VECTOR).isNotNull()).orderBy(F.xxhash64(C.USER)).limit(_JUDGED_USERS).toArrow()
+    vectors = np.array(_column(sample, C.VECTOR).to_pylist(), dtype=np.float32).reshape(len(sample), -1)
+    if job.debias:
+        vectors = np.pad(vectors, ((0, 0), (0, 1)), constant_values=1.0)
+    exclude = ragged(_column(sample, SEEN))
+    prepared = open_items(items.prefix)[0]
+    exact, _ = search(prepared, vectors, job.rules.k, exclude=exclude)
+    found, _ = ann.search(items.prefix, job.probes, prepared, vectors, job.rules.k, exclude, None)
+    hits = sum(len(np.intersect1d(a[a >= 0], b[b >= 0])) for a, b in zip(exact, found, strict=True))
+    recall = hits / max(int((exact >= 0).sum()), 1)
+    console.print(f"score: the {job.index} index finds {recall:.1%} of the exact lists of {len(sample)} users")
+    row = (cfg.run.id, "flm", cfg.evaluation.protocol, "all", "ann_recall", job.rules.k, recall, len(sample))
+    where = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.METRIC} = 'ann_recall'"
+    lake.write(Tables.METRICS, spark.createDataFrame([row], columns.METRICS), replace_where=where)
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    combined = table.column(name).combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
