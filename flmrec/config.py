@@ -223,7 +223,11 @@ class ModelConfig:
     encoder: str = "all-MiniLM-L6-v2"  # folder or hub name; the default comes with the set-up
     tuning: Literal["full", "lora", "frozen"] = "full"
     pooling: Literal["mean", "cls", "last"] = "mean"
-    dim: int | None = None  # factors of the FLM head; None: by the data's size
+    dim: int | None = None  # factors of the FLM head and its tower; None: by the data's size, as the next ones
+    layers: int | None = None  # of the user tower
+    heads: int | None = None  # of its attention; they divide dim
+    history_length: int | None = None  # newest events that the tower reads, at most text.sequence_length
+    dropout: float | None = None  # in the tower, 0..1
     version: str | None = None  # model to encode and score with; None: the newest
 
 
@@ -234,6 +238,10 @@ class TrainingConfig:
     num_proc: int = 2  # ranks; the inline launcher runs one
     threads_per_rank: int | None = None  # None: the cores of the machine over its ranks
     epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
+    batch_size: int | None = None  # windows a step over all ranks; None: by the data's size, as the next one
+    learning_rate: float | None = None  # of the FLM head and its tower
+    encoder_epochs: int = 2  # epochs that tune the encoder, the first ones; validation may stop earlier
+    encoder_learning_rate: float = 5e-5
     checkpoint_s: float = 60.0  # seconds between checkpoints at least; they are written when an epoch has ended
 
     @property
@@ -243,7 +251,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FactorizationConfig:
-    dim: int | None = None  # latent factors; None: by the data's size
+    dim: int | None = None  # latent factors of each linear model; None: by the data's size, as the next ones
+    half_life: float | None = None  # of an event's weight in the sequential model, events
+    ridge: float | None = None  # of the linear models, events
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -390,9 +400,18 @@ def _check(config: Config, where: str) -> None:
     for key, value in (("scoring.k", config.scoring.k), ("training.num_proc", config.training.num_proc)):
         if value < 1:
             faults.append(f"{key} must be at least 1, got {value}")
-    faults += _scoring_faults(config.scoring)
+    faults += _scoring_faults(config.scoring) + _model_faults(config.model)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
+
+
+def _model_faults(model: ModelConfig) -> list[str]:
+    faults = []
+    if model.dim is not None and model.dim % (model.heads or 2):
+        faults.append(f"model.dim must be a multiple of model.heads ({model.heads or 2}), got {model.dim}")
+    if model.dropout is not None and not 0 <= model.dropout < 1:
+        faults.append(f"model.dropout must be at least 0 and below 1, got {model.dropout}")
+    return faults
 
 
 def _source_faults(sources: SourceConfig) -> list[str]:

@@ -1,9 +1,9 @@
 """How a model is trained: what the configuration leaves open is chosen here by the size of the data."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from flmrec.config import ModelConfig, TrainingConfig
+from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
 
@@ -71,17 +71,34 @@ class Recipe:
     tuning: Literal["full", "lora", "frozen"]
 
 
-def choose(model: ModelConfig, training: TrainingConfig, size: DataSize) -> Recipe:
+def choose(model: ModelConfig, training: TrainingConfig, factorization: FactorizationConfig, size: DataSize) -> Recipe:
     """The recipe for data of this size; what the configuration states is kept."""
-    tower = _tower(size)
-    if model.dim is not None:
-        tower = replace(tower, dim=model.dim)
-    if training.epochs is not None:
-        tower = replace(tower, max_epochs=training.epochs)
-    alignment = AlignmentRecipe()
-    if model.tuning == "frozen":
-        alignment = replace(alignment, max_epochs=0)
-    return Recipe(tower=tower, alignment=alignment, linear=_linear(size), pooling=model.pooling, tuning=model.tuning)
+    tower = _stated(
+        _tower(size),
+        dim=model.dim,
+        layers=model.layers,
+        heads=model.heads,
+        length=model.history_length,
+        dropout=model.dropout,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        max_epochs=training.epochs,
+    )
+    linear = _stated(
+        _linear(size),
+        rank=factorization.dim,
+        half_life=factorization.half_life,
+        sequential_ridge=factorization.ridge,
+        ease_ridge=factorization.ridge,
+    )
+    encoder_epochs = 0 if model.tuning == "frozen" else training.encoder_epochs
+    alignment = AlignmentRecipe(max_epochs=encoder_epochs, learning_rate=training.encoder_learning_rate)
+    return Recipe(tower=tower, alignment=alignment, linear=linear, pooling=model.pooling, tuning=model.tuning)
+
+
+def _stated(recipe: Any, **settings: Any) -> Any:
+    """The recipe with the settings that are not None."""
+    return replace(recipe, **{name: value for name, value in settings.items() if value is not None})
 
 
 def _tower(size: DataSize) -> TowerRecipe:

@@ -26,7 +26,6 @@ from safetensors.numpy import load_file
 from flmrec import lake as lakes
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
-from flmrec.data import split
 from flmrec.factorization import blend as blending
 from flmrec.factorization import factors as published
 from flmrec.factorization import prior
@@ -72,7 +71,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
     folder = versions.folder_of(lake, cfg, fit)
-    events = split.training_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, events)
     items = _items(lake, cfg, fit, folder, histories)
     predicted = items.predicted(items.known)

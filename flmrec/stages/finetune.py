@@ -35,9 +35,7 @@ _INPUTS = [
     Tables.SEQUENCES, table_of(Tables.SEQUENCES, HOLDOUT), Tables.ITEM_TOKENS, Tables.USER_TOKENS,
     table_of(Tables.USER_TOKENS, HOLDOUT), Tables.ITEM_INDEX, Tables.USER_INDEX, Tables.ITEMS, Tables.INTERACTIONS,
 ]  # fmt: skip
-# what changes the model; launchers, readers and threads do not
-_SETTINGS = ["text", "positives", "features", "model", "evaluation"]
-_TRAINING_SETTINGS_LEFT_OUT = ["launcher", "reader", "threads_per_rank"]
+_SETTINGS = ["text", "positives", "features", "model", "factorization", "evaluation"]  # that change the model
 
 
 def run(spark: SparkSession, cfg: Config, fit: str) -> None:
@@ -57,12 +55,9 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
 
 def version_name(lake: Lake, cfg: Config, fit: str) -> str:
     """<run.date>-<hash of settings, seed and versions of the inputs>, with -holdout behind the holdout fit's."""
-    training = dataclasses.asdict(cfg.training)
-    for name in _TRAINING_SETTINGS_LEFT_OUT:
-        training.pop(name)
     made_of = {
         "settings": {name: dataclasses.asdict(getattr(cfg, name)) for name in _SETTINGS},
-        "training": training,
+        "training": [cfg.training.ranks, cfg.training.epochs],
         "seed": cfg.run.seed,
         "inputs": {table: _identity(lake, table) for table in _INPUTS},
     }

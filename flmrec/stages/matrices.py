@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from flmrec.columns import C, Tables
 from flmrec.config import Config, EntitySource
+from flmrec.data import positives as weighing
 from flmrec.data import split
 from flmrec.data.entities import attribute_names
 from flmrec.factorization.histories import Floats, Histories
@@ -25,6 +26,12 @@ def n_items(lake: Lake) -> int:
 def n_users(lake: Lake) -> int:
     [(last,)] = lake.read(Tables.USER_INDEX).agg(F.max(C.USER_IDX)).collect()
     return int(last) + 1
+
+
+def positives(lake: Lake, cfg: Config, fit: str) -> DataFrame:
+    """The events that a fit learns from: those it may see which count as positives."""
+    events = split.training_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    return weighing.weigh(events, cfg.source.interactions.events, cfg.positives)
 
 
 def placed_events(lake: Lake, events: DataFrame) -> DataFrame:

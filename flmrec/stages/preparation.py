@@ -20,6 +20,7 @@ from flmrec.config import Config
 from flmrec.data import split
 from flmrec.evaluation.gain import next_item_ndcg
 from flmrec.factorization import linear
+from flmrec.factorization.factors import LONG, SEQUENTIAL
 from flmrec.factorization.histories import Histories
 from flmrec.factorization.linear import LinearFactors
 from flmrec.lake import Lake
@@ -41,8 +42,7 @@ _COLD_SHARE = 10  # one item in so many is held back from the teacher
 def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str, Any] | None) -> FitJob:
     """Fills `folder` and returns the job of the ranks. chosen: FitResult of the holdout fit, for the full fit."""
     chosen = chosen or {}
-    events = split.training_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
-    histories = matrices.histories(lake, events)
+    histories = matrices.histories(lake, matrices.positives(lake, cfg, fit))
     files = reader.scan(lake.live_files(table_of(Tables.SEQUENCES, fit)))
     size = DataSize(
         n_users=int((histories.lengths > 0).sum()),
@@ -50,14 +50,14 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
         n_events=len(histories.items),
         n_windows=sum(file.rows for file in files),
     )
-    plan = recipe.choose(cfg.model, cfg.training, size)
+    plan = recipe.choose(cfg.model, cfg.training, cfg.factorization, size)
     encoder, features = matrices.features(
         matrices.item_attribute_columns(lake, cfg, histories.n_items + 1), histories.n_items + 1
     )
     (folder / ATTRIBUTES_JSON).write_text(encoder.to_json(), encoding="utf-8")
-    save_file({"attributes": features}, folder / inputs.ATTRIBUTES)
+    _save(folder / inputs.ATTRIBUTES, {"attributes": features})
     validation = _validation(lake, cfg, histories) if fit == HOLDOUT else None
-    settings = LinearRecipe(**chosen["linear"]) if chosen else _tuned(histories, plan.linear, validation)
+    settings = LinearRecipe(**chosen["linear"]) if chosen else _linear_settings(cfg, histories, plan.linear, validation)
     _save_linear(histories, settings, folder)
     _save_teacher(histories, settings, folder, hold_back=fit == HOLDOUT, seed=cfg.run.seed)
     if validation is not None:
@@ -73,20 +73,19 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
         seed=cfg.run.seed,
         epochs=chosen.get("epochs", cfg.training.epochs),
         aligned_epochs=chosen.get("aligned_epochs"),
+        checkpoint_s=cfg.training.checkpoint_s,
     )
 
 
 def load_linear(folder: Path) -> dict[str, LinearFactors]:
-    """The linear models of a model folder by name: `sequential` and `long`; none where the catalogue was too large."""
-    arrays = load_file(folder / LINEAR) if (folder / LINEAR).exists() else {}
+    """The linear models of a model folder by name: `long`, and `sequential` where the catalogue was not too large."""
+    arrays = load_file(folder / LINEAR)
     names = sorted({key.split(".")[0] for key in arrays})
     return {name: LinearFactors(arrays[f"{name}.inputs"], arrays[f"{name}.outputs"]) for name in names}
 
 
-def half_life(folder: Path) -> float | None:
+def half_life(folder: Path) -> float:
     """The half-life that the sequential model of a folder was fitted with, events."""
-    if not (folder / LINEAR).exists():
-        return None
     with safe_open(folder / LINEAR, framework="np") as file:
         return float(file.metadata()[_HALF_LIFE])
 
@@ -113,10 +112,18 @@ def _first_events(lake: Lake, events: DataFrame) -> DataFrame:
     return numbered.select(C.USER_IDX, C.ITEM_IDX).orderBy(C.USER_IDX)
 
 
-def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation | None) -> LinearRecipe:
-    """What validation likes best near the recipe's settings; those where the catalogue is too large for a search."""
-    if validation is None or histories.n_items > _TUNED_UP_TO:
+def _linear_settings(
+    cfg: Config, histories: Histories, settings: LinearRecipe, validation: Validation | None
+) -> LinearRecipe:
+    """Tuned on validation, unless the configuration states them or the catalogue is too large for a search."""
+    stated = cfg.factorization.half_life is not None or cfg.factorization.ridge is not None
+    if stated or validation is None or histories.n_items > _TUNED_UP_TO:
         return settings
+    return _tuned(histories, settings, validation)
+
+
+def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation) -> LinearRecipe:
+    """What validation likes best near the recipe's settings."""
     best, best_ndcg = settings, -1.0
     seen = [validation.histories.of_user(user) for user in range(validation.histories.n_users)]
     for half_life in (settings.half_life / 2, settings.half_life, settings.half_life * 2):
@@ -131,25 +138,29 @@ def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation 
 
 
 def _save_linear(histories: Histories, settings: LinearRecipe, folder: Path) -> None:
-    if histories.n_items > linear.LIMIT:
-        return
-    weights = linear.sequential(histories, settings.half_life, settings.sequential_ridge)
-    models = {"sequential": linear.low_rank(weights, histories, settings.rank)}
-    models["long"] = linear.low_rank(linear.ease(histories, settings.ease_ridge), histories, settings.rank)
+    models = {LONG: _long_model(histories, settings)}
+    if histories.n_items <= linear.LIMIT:
+        weights = linear.sequential(histories, settings.half_life, settings.sequential_ridge)
+        models[SEQUENTIAL] = linear.low_rank(weights, histories, settings.rank)
     arrays = {f"{name}.{part}": getattr(m, part) for name, m in models.items() for part in ("inputs", "outputs")}
-    save_file(arrays, folder / LINEAR, metadata={_HALF_LIFE: str(settings.half_life)})
+    _save(folder / LINEAR, arrays, {_HALF_LIFE: str(settings.half_life)})
+
+
+def _long_model(histories: Histories, settings: LinearRecipe) -> LinearFactors:
+    """What a user likes, whatever the order of the events."""
+    if histories.n_items > linear.LIMIT:
+        return linear.spectral(histories, settings.rank)
+    return linear.low_rank(linear.ease(histories, settings.ease_ridge), histories, settings.rank)
 
 
 def _save_teacher(histories: Histories, settings: LinearRecipe, folder: Path, *, hold_back: bool, seed: int) -> None:
     """The encoder's teacher: the long linear model. In the holdout fit it is made without the held-back items."""
-    if histories.n_items > linear.LIMIT:
-        return
     seen = histories.item_counts() > 0
     held = _held_back(histories.n_items, seed) & seen if hold_back else np.zeros_like(seen)
     visible = histories.keep(~held) if hold_back else histories
-    teacher = linear.low_rank(linear.ease(visible, settings.ease_ridge), visible, settings.rank)
+    teacher = _long_model(visible, settings)
     known = np.flatnonzero(seen & ~held)
-    save_file({"inputs": teacher.inputs, "outputs": teacher.outputs, "known": known}, folder / inputs.TEACHER)
+    _save(folder / inputs.TEACHER, {"inputs": teacher.inputs, "outputs": teacher.outputs, "known": known})
     if held.any():
         _save_cold_validation(teacher, visible, histories.keep(held), np.flatnonzero(held), folder)
 
@@ -161,13 +172,18 @@ def _save_cold_validation(
     picked = chosen.of_users(judges)
     users = teacher.user_vectors(visible.of_users(judges), None)
     arrays = {"users": users, "cold": cold, "starts": picked.starts, "items": picked.items}
-    save_file(arrays | {"n_items": np.array([chosen.n_items])}, folder / inputs.COLD_VALIDATION)
+    _save(folder / inputs.COLD_VALIDATION, arrays | {"n_items": np.array([chosen.n_items])})
 
 
 def _save_validation(validation: Validation, folder: Path) -> None:
     own = validation.histories
     arrays = {"starts": own.starts, "items": own.items, "targets": validation.targets}
-    save_file(arrays | {"n_items": np.array([own.n_items])}, folder / inputs.VALIDATION)
+    _save(folder / inputs.VALIDATION, arrays | {"n_items": np.array([own.n_items])})
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | None = None) -> None:
+    """As safetensors, which would misread the bytes of an array that is a view with strides."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=about)
 
 
 def _held_back(n_items: int, seed: int) -> np.ndarray:

@@ -4,6 +4,8 @@ The head starts as ridge regression from the frozen encoder's vectors (and the a
 factors; then encoder and head follow the teacher's scores of the batch's users over the texts of the step.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,16 +27,17 @@ class Aligner:
 
     def __init__(
         self, encoder: str, recipe: Recipe, texts: Texts, attributes: np.ndarray, teacher: Teacher, comm: Communicator,
-        *, seed: int,
+        *, n_epochs: int, seed: int,
     ) -> None:  # fmt: skip
         self.recipe, self.texts, self.attributes, self.teacher, self.comm = recipe, texts, attributes, teacher, comm
         self.encoder = load_encoder(encoder, recipe.pooling, recipe.tuning).to(comm.device)
         self.bf16 = bf16_is_fast(comm.device)
-        self.seed = seed
+        self.n_epochs, self.seed = n_epochs, seed
         comm.broadcast_([p.data for p in self._trained()])
         self.vectors = self._encode_all()
-        if recipe.alignment.max_epochs:
+        if n_epochs:
             self._start_head()
+            self._start_optimizer()
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.encoder.parameters() if p.requires_grad]
@@ -76,23 +79,31 @@ class Aligner:
         width = self.vectors.shape[1]
         self.text_mean = self.vectors[torch.from_numpy(self.candidates)].mean(0).to(self.comm.device)
         self.fixed = features[:, width:].to(self.comm.device)  # attributes, centred and scaled
+        self.comm.broadcast_([self.head.data, self.head_bias])  # machines round differently
 
-    def start_epoch(self, epoch: int, n_epochs: int, steps: int) -> None:
-        """Plans which texts each of the epoch's `steps` steps takes, the same plan on every rank."""
+    def _start_optimizer(self) -> None:
         recipe = self.recipe.alignment
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.candidates)[: recipe.max_texts_per_epoch]
-        chunks = max(1, -(-len(order) // (recipe.texts_per_step * self.comm.size)))
-        self.chunks = np.array_split(order, chunks * self.comm.size)[self.comm.rank :: self.comm.size]
+        groups = [
+            {"params": self._trained(), "lr": recipe.learning_rate},
+            {"params": [self.head], "lr": recipe.head_learning_rate},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        total = self.n_epochs * self._updates()
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: max(0.0, 1 - done / total))
+
+    def _updates(self) -> int:
+        """Updates an epoch."""
+        recipe = self.recipe.alignment
+        n_texts = min(len(self.candidates), recipe.max_texts_per_epoch)
+        return max(1, -(-n_texts // (recipe.texts_per_step * self.comm.size)))
+
+    def start_epoch(self, epoch: int, steps: int) -> None:
+        """Plans which texts each of the epoch's `steps` steps takes, the same plan on every rank."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.candidates)
+        order = order[: self.recipe.alignment.max_texts_per_epoch]
+        self.chunks = np.array_split(order, self._updates() * self.comm.size)[self.comm.rank :: self.comm.size]
         self.steps, self.done_steps = steps, 0
         self.losses: list[float] = []
-        if epoch == 1:
-            groups = [
-                {"params": self._trained(), "lr": recipe.learning_rate},
-                {"params": [self.head], "lr": recipe.head_learning_rate},
-            ]
-            self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-            total = n_epochs * chunks
-            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: max(0.0, 1 - done / total))
 
     def step(self, windows: Tensor) -> None:
         """The updates that fall to this step, with the users of (B, W) windows."""
@@ -152,9 +163,22 @@ class Aligner:
         weights = {name: p.detach().clone() for name, p in self.encoder.named_parameters() if p.requires_grad}
         return weights | {"vectors": self.vectors}
 
-    def restore(self, state: dict[str, Tensor] | None) -> None:
-        if state is None:
-            return
+    def progress(self) -> dict[str, Any]:
+        """All that a checkpoint needs; `resume` takes it."""
+        training = (
+            [self.head, self.optimizer.state_dict(), self.schedule.state_dict()["last_epoch"]] if self.n_epochs else []
+        )
+        return {"encoder": self.state(), "training": training}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        self.restore(progress["encoder"])
+        if self.n_epochs:
+            head, optimizer, done = progress["training"]
+            self.head.data.copy_(head)
+            self.optimizer.load_state_dict(optimizer)
+            self.schedule.last_epoch = done
+
+    def restore(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.encoder.named_parameters():
                 if parameter.requires_grad:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +26,13 @@ class RunningMean:
     def apply(self) -> None:
         """The model takes over the means."""
         torch._foreach_copy_(self.parameters, self.means)
+
+    def progress(self) -> dict[str, Any]:
+        return {"updates": self.updates, "means": self.means}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        torch._foreach_copy_(self.means, state["means"])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """The next-item objective on one rank: FLM head and user tower over cached text vectors."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,12 +23,29 @@ class NextItem:
         self.flm, self.recipe, self.comm = flm, recipe, comm
         self.attributes = torch.from_numpy(attributes).to(comm.device)
         self.texts = torch.empty(0)
-        self.rng = np.random.default_rng([seed, comm.rank])
+        self.seed = seed
         dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, recipe.learning_rate)]
         if recipe.sparse:
             self.optimizers.append(torch.optim.SparseAdam([flm.residual.weight], recipe.learning_rate))
         self.steps = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws depend on seed, epoch and rank alone, so that a resumed run draws what an unbroken one does."""
+        seeds = np.random.SeedSequence([self.seed, epoch, self.comm.rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+        self.rng = np.random.default_rng(seeds)
+
+    def progress(self) -> dict[str, Any]:
+        """All that a checkpoint needs; `resume` takes it."""
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"flm": self.flm.state_dict(), "optimizers": optimizers, "steps": self.steps}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        self.flm.load_state_dict(progress["flm"])
+        for optimizer, state in zip(self.optimizers, progress["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.steps = progress["steps"]
 
     def set_texts(self, vectors: Tensor) -> None:
         """New raw text vectors (n + 1, H); the scale of the first ones is kept."""

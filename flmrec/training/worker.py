@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from flmrec.errors import TrainingError
 from flmrec.model import artifact
 from flmrec.model.flm import Flm
 from flmrec.model.recipe import Recipe
-from flmrec.training import inputs
+from flmrec.training import checkpoint, inputs
 from flmrec.training.alignment import Aligner
 from flmrec.training.averaging import RunningMean
+from flmrec.training.checkpoint import Checkpoint
 from flmrec.training.comm import Communicator
 from flmrec.training.inputs import Texts
 from flmrec.training.next_item import NextItem
@@ -45,6 +47,7 @@ class FitJob:
     seed: int
     epochs: int | None = None  # None: as many as validation likes best, at most the recipe's
     aligned_epochs: int | None = None  # likewise for the encoder
+    checkpoint_s: float = 60.0  # seconds between checkpoints at least
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def train(job: FitJob, comm: Communicator, report: Callable[[str], None]) -> Fit
     Raises TrainingError when the loss is no longer finite.
     """
     run = _Run(job, comm)
+    if comm.rank == 0 and run.result.cold_validation:
+        report(f"  encoder as it was: cold NDCG@10 {run.result.cold_validation[0]:.4f}")
     for epoch in range(1, run.n_epochs + 1):
         note = run.epoch(epoch)
         if comm.rank == 0:
@@ -97,6 +102,14 @@ class _Best:
         if measure > self.measure:
             self.epoch, self.measure, self.state = epoch, measure, state()
 
+    def progress(self) -> list[Any]:
+        return [self.epoch, self.measure if self.epoch is not None else 0.0, self.state]
+
+    def resume(self, progress: list[Any]) -> None:
+        epoch, measure, state = progress
+        if epoch is not None:
+            self.epoch, self.measure, self.state = epoch, measure, state
+
 
 class _Run:
     """The state of one training between epochs."""
@@ -107,26 +120,64 @@ class _Run:
         recipe = job.recipe
         texts, attributes = Texts.read(job.item_tokens, job.n_items), inputs.attributes(self.folder)
         teacher = inputs.teacher(self.folder)
-        self.aligner = Aligner(job.encoder, recipe, texts, attributes, teacher, comm, seed=job.seed)
+        self.n_aligned = recipe.alignment.max_epochs if job.aligned_epochs is None else job.aligned_epochs
+        self.n_epochs = max(recipe.tower.max_epochs if job.epochs is None else job.epochs, self.n_aligned)
+        self.aligner = Aligner(
+            job.encoder, recipe, texts, attributes, teacher, comm, n_epochs=self.n_aligned, seed=job.seed
+        )
         flm = Flm(job.n_items, self.aligner.encoder.width, attributes.shape[1], recipe.tower).to(comm.device)
         comm.broadcast_(list(flm.state_dict().values()))
         self.trainer = NextItem(flm, recipe.tower, attributes, comm, seed=job.seed)
         self.trainer.set_texts(self.aligner.vectors)
         self.mean = RunningMean(flm, recipe.tower.averaging)
-        self.n_aligned = recipe.alignment.max_epochs if job.aligned_epochs is None else job.aligned_epochs
-        self.n_epochs = max(recipe.tower.max_epochs if job.epochs is None else job.epochs, self.n_aligned)
         self.warm, self.cold = inputs.validation(self.folder), inputs.cold_validation(self.folder)
         self.best_warm, self.best_cold = _Best(), _Best()
         self.result = FitResult(linear=asdict(recipe.linear))
         self._judge_texts(0)
-        torch.manual_seed(job.seed + 1 + comm.rank)  # dropout differs between ranks
+        self.saved = time.monotonic()
+
+    def resume(self) -> int:
+        """Takes over the state of the checkpoint, if there is one; returns the epochs that are done."""
+        found = checkpoint.restore(self.comm, self.folder)
+        if found is None:
+            return 0
+        state = found.state
+        self.aligner.resume(state["aligner"])
+        self.trainer.resume(state["trainer"])
+        self.trainer.set_texts(self.aligner.vectors)
+        self.mean.resume(state["mean"])
+        self.best_warm.resume(state["best_warm"])
+        self.best_cold.resume(state["best_cold"])
+        rows = [EpochRow(**row) for row in state["rows"] if row["rank"] == self.comm.rank]
+        self.result = FitResult(**state["result"] | {"rows": rows})
+        return found.epoch
+
+    def save(self, epoch: int) -> None:
+        """A checkpoint, when the last one is old enough by rank 0's clock."""
+        due = self.comm.allgather(time.monotonic() - self.saved >= self.job.checkpoint_s)[0]
+        if not due:
+            return
+        rows = [asdict(row) for of_rank in self.comm.allgather(self.result.rows) for row in of_rank]
+        if self.comm.rank == 0:
+            state = {
+                "aligner": self.aligner.progress(),
+                "trainer": self.trainer.progress(),
+                "mean": self.mean.progress(),
+                "best_warm": self.best_warm.progress(),
+                "best_cold": self.best_cold.progress(),
+                "rows": rows,
+                "result": asdict(self.result) | {"rows": []},
+            }
+            checkpoint.save(self.folder, Checkpoint(epoch, state))
+        self.saved = time.monotonic()
 
     def epoch(self, epoch: int) -> str:
         """One pass over the windows; returns what to tell the person who waits."""
         started = time.monotonic()
         aligning = epoch <= self.n_aligned
+        self.trainer.start_epoch(epoch)
         if aligning:
-            self.aligner.start_epoch(epoch, self.n_aligned, self._steps())
+            self.aligner.start_epoch(epoch, self._steps())
         rows, losses = 0, []
         for block in self._batches(epoch):
             windows = torch.from_numpy(block[C.ITEM_IDX].astype(np.int64))
@@ -169,7 +220,8 @@ class _Run:
             return ""
         ndcg = self.aligner.cold_ndcg(self.cold)
         self.result.cold_validation[epochs] = ndcg
-        self.best_cold.offer(epochs, ndcg, self.aligner.state)
+        if epochs:  # the encoder is tuned at least once
+            self.best_cold.offer(epochs, ndcg, self.aligner.state)
         return f", cold NDCG@10 {ndcg:.4f}"
 
     def _judge(self, epoch: int) -> str:

@@ -18,6 +18,7 @@ from flmrec.errors import TrainingError, UsageError
 from flmrec.lake import Lake
 from flmrec.model.encoder import DEFAULT_ENCODER, resolve_encoder
 from flmrec.stages import finetune, ingest, tokenize
+from flmrec.training import worker
 from flmrec.training.worker import EpochRow
 from tests.small import write_conf, write_shop
 
@@ -143,3 +144,34 @@ def test_the_summary_in_the_folder_holds_the_losses(lake: Lake, cfg: Config) -> 
     summary = json.loads((folder_of(lake, cfg, HOLDOUT) / "training.json").read_text())
     assert [row["epoch"] for row in summary["rows"]] == [1, 2]
     assert 1 <= summary["epochs"] <= 2
+
+
+def test_a_crashed_run_goes_on_and_ends_like_an_unbroken_one(
+    spark: SparkSession, lake: Lake, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = dataclasses.replace(
+        cfg,
+        lake=dataclasses.replace(cfg.lake, models=str(tmp_path)),
+        training=dataclasses.replace(cfg.training, checkpoint_s=0.0),
+    )
+    epoch_of_run = worker._Run.epoch
+
+    def power_cut(run: worker._Run, epoch: int) -> str:
+        if epoch == 2:
+            raise OSError("power cut")
+        return epoch_of_run(run, epoch)
+
+    version = finetune.version_name(lake, cfg, HOLDOUT)
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="failed with OSError: power cut"):
+        patch.setattr(worker._Run, "epoch", power_cut)
+        finetune.run(spark, elsewhere, HOLDOUT)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{version}.partial"]
+
+    finetune.run(spark, elsewhere, HOLDOUT)
+    assert [path.name for path in tmp_path.iterdir()] == [version]
+    for name in ("flm.safetensors", "model.safetensors"):
+        ours, theirs = load_file(tmp_path / version / name), load_file(folder_of(lake, cfg, HOLDOUT) / name)
+        for key in theirs:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
+    rows = training_rows(Lake(spark, cfg.lake))
+    assert rows[rows.model_version == version].epoch.to_list() == [1, 2]

@@ -6,16 +6,7 @@ import pytest
 import torch
 
 from flmrec.errors import TrainingError
-from flmrec.training.checkpoint import (
-    Checkpoint,
-    load,
-    pack_optimizer,
-    publish,
-    restore,
-    save,
-    unpack_optimizer,
-    working_folder,
-)
+from flmrec.training.checkpoint import Checkpoint, load, publish, restore, save, working_folder
 from flmrec.training.comm import SingleCommunicator
 
 
@@ -41,14 +32,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     train(unbroken, optimizer, range(6))
     broken, optimizer = make()
     train(broken, optimizer, range(4))
-    tensors, state = pack_optimizer(optimizer)
-    save(tmp_path, Checkpoint(4, {**broken.state_dict(), **tensors}, {"optimizer": state, "best": 0.25}))
+    save(tmp_path, Checkpoint(4, {"model": broken.state_dict(), "optimizer": optimizer.state_dict(), "best": 0.25}))
 
     resumed, optimizer = make()
     found = restore(SingleCommunicator(), tmp_path)
     assert found is not None and found.epoch == 4 and found.state["best"] == 0.25
-    resumed.load_state_dict({name: found.tensors[name] for name in resumed.state_dict()})
-    unpack_optimizer(optimizer, found.tensors, found.state["optimizer"])
+    resumed.load_state_dict(found.state["model"])
+    optimizer.load_state_dict(found.state["optimizer"])
     train(resumed, optimizer, range(4, 6))
     for ours, theirs in zip(resumed.parameters(), unbroken.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -56,22 +46,22 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
 
 def test_tied_weights_are_written(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
-    save(tmp_path, Checkpoint(1, {"a": weight, "b": weight.t()}, {}))
+    save(tmp_path, Checkpoint(1, {"a": weight, 7: [weight.t(), None]}))
     found = load(tmp_path)
-    assert found is not None and torch.equal(found.tensors["a"], found.tensors["b"].t())
+    assert found is not None and torch.equal(found.state["a"], found.state[7][0].t())
 
 
 def test_a_crash_while_writing_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, Checkpoint(1, {"w": torch.ones(3)}, {}))
+    save(tmp_path, Checkpoint(1, {"w": torch.ones(3)}))
     monkeypatch.setattr("flmrec.training.checkpoint.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        save(tmp_path, Checkpoint(2, {"w": torch.zeros(3)}, {}))
+        save(tmp_path, Checkpoint(2, {"w": torch.zeros(3)}))
     found = load(tmp_path)
-    assert found is not None and found.epoch == 1 and found.tensors["w"].sum() == 3
+    assert found is not None and found.epoch == 1 and found.state["w"].sum() == 3
 
 
 def test_a_checkpoint_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
-    save(tmp_path, Checkpoint(3, {"w": torch.ones(30)}, {}))
+    save(tmp_path, Checkpoint(3, {"w": torch.ones(30)}))
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(TrainingError, match=r"checkpoint .* cannot be read .*: remove .* to train this version"):
@@ -81,7 +71,7 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
 def test_a_version_is_published_whole_and_without_its_checkpoint(tmp_path: Path) -> None:
     working, final = working_folder(tmp_path, "v1"), tmp_path / "v1"
     assert load(working) is None
-    save(working, Checkpoint(1, {"w": torch.ones(1)}, {}))
+    save(working, Checkpoint(1, {"w": torch.ones(1)}))
     (working / "config.yaml").write_text("a: 1\n")
     assert not final.exists()
     publish(working, final)
