@@ -35,7 +35,9 @@ _INPUTS = [
     Tables.SEQUENCES, table_of(Tables.SEQUENCES, HOLDOUT), Tables.ITEM_TOKENS, Tables.USER_TOKENS,
     table_of(Tables.USER_TOKENS, HOLDOUT), Tables.ITEM_INDEX, Tables.USER_INDEX, Tables.ITEMS, Tables.INTERACTIONS,
 ]  # fmt: skip
-_SETTINGS = ["text", "positives", "features", "model", "factorization", "evaluation"]  # that change the model
+# what changes the model, and what of the training does not
+_SETTINGS = ["text", "positives", "features", "model", "factorization", "evaluation"]
+_MEANS = {"launcher", "reader", "num_proc", "threads_per_rank", "checkpoint_s"}
 
 
 def run(spark: SparkSession, cfg: Config, fit: str) -> None:
@@ -55,9 +57,11 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
 
 def version_name(lake: Lake, cfg: Config, fit: str) -> str:
     """<run.date>-<hash of settings, seed and versions of the inputs>, with -holdout behind the holdout fit's."""
+    training = dataclasses.asdict(cfg.training)
     made_of = {
         "settings": {name: dataclasses.asdict(getattr(cfg, name)) for name in _SETTINGS},
-        "training": [cfg.training.ranks, cfg.training.epochs],
+        "training": {name: value for name, value in training.items() if name not in _MEANS},
+        "ranks": cfg.training.ranks,
         "seed": cfg.run.seed,
         "inputs": {table: _identity(lake, table) for table in _INPUTS},
     }

@@ -78,15 +78,20 @@ class FitResult:
 def train(job: FitJob, comm: Communicator, report: Callable[[str], None]) -> FitResult:
     """Trains on this rank; rank 0 leaves the encoder and flm.safetensors in job.folder.
 
+    Goes on from the folder's checkpoint where there is one, and ends as a run without a break does.
     Raises TrainingError when the loss is no longer finite.
     """
     run = _Run(job, comm)
-    if comm.rank == 0 and run.result.cold_validation:
+    done = run.resume()
+    if comm.rank == 0 and done:
+        report(f"  going on after epoch {done}, from the checkpoint in {job.folder}")
+    elif comm.rank == 0 and run.result.cold_validation:
         report(f"  encoder as it was: cold NDCG@10 {run.result.cold_validation[0]:.4f}")
-    for epoch in range(1, run.n_epochs + 1):
+    for epoch in range(done + 1, run.n_epochs + 1):
         note = run.epoch(epoch)
         if comm.rank == 0:
             report(f"  epoch {epoch}/{run.n_epochs}: {note}")
+        run.save(epoch)
     return run.finish()
 
 
