@@ -70,7 +70,9 @@ def load_encoder(name: str, pooling: Pooling, tuning: Tuning = "frozen") -> Text
     lora: adapters of rank 16 on the linear layers of the attention are trained, the rest is frozen.
     """
     from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # weights load in a moment, and the bars of all ranks would mix
     try:
         model = AutoModel.from_pretrained(resolve_encoder(name), dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
