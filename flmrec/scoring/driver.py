@@ -27,7 +27,7 @@ from flmrec.scoring.topk import has_fast_int8
 from flmrec.scoring.worker import SEEN, SEGMENT, Job
 
 POSITION = "position"
-_USERS_PER_TASK = 20_000
+_USERS_PER_TASK = 10_000
 _WIDE = 4096  # items that are sorted into place at a time
 
 
@@ -115,7 +115,8 @@ def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | Non
 
     factors: user_id, vector. histories: user_id, seen. segments: user_id, segment.
     """
-    tasks = max(factors.sparkSession.sparkContext.defaultParallelism, -(-n_users // _USERS_PER_TASK))
+    cores = factors.sparkSession.sparkContext.defaultParallelism
+    tasks = cores * max(-(-n_users // (cores * _USERS_PER_TASK)), 1)
     users = factors.repartition(tasks, C.USER).join(histories.repartition(tasks, C.USER), C.USER, "full")
     if segments is None:
         users = users.withColumn(SEGMENT, F.lit(None).cast("string"))
