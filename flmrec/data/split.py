@@ -44,6 +44,13 @@ def training_events(interactions: DataFrame, cfg: EvaluationConfig, fit: str) ->
     return assign(interactions, cfg).where(F.col(C.SPLIT) == TRAIN).drop(C.SPLIT)
 
 
+def known_events(interactions: DataFrame, cfg: EvaluationConfig, fit: str) -> DataFrame:
+    """The events that are known when a fit's users are served: those of training, and in the holdout fit validation."""
+    if fit == FULL:
+        return interactions
+    return assign(interactions, cfg).where(F.col(C.SPLIT) != TEST).drop(C.SPLIT)
+
+
 def leave_one_out(interactions: DataFrame) -> DataFrame:
     """A user's last event is test, the one before validation. Of two events the first is train, of one that one."""
     newest_first = Window.partitionBy(C.USER).orderBy(*event_order(newest_first=True))

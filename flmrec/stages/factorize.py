@@ -81,7 +81,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     vectors = published.item_vectors(items.parts, predicted, items.counts, blend)
     frames = {
         Tables.ITEM_FACTORS: _item_rows(lake, vectors),
-        Tables.USER_FACTORS: _user_rows(lake, cfg, fit, folder, events, histories),
+        Tables.USER_FACTORS: _user_rows(lake, cfg, fit, folder, matrices.known_positives(lake, cfg, fit), histories),
     }
     written = []
     for table, rows in frames.items():

@@ -34,6 +34,12 @@ def positives(lake: Lake, cfg: Config, fit: str) -> DataFrame:
     return weighing.weigh(events, cfg.source.interactions.events, cfg.positives)
 
 
+def known_positives(lake: Lake, cfg: Config, fit: str) -> DataFrame:
+    """The events that a fit's users are served by: the holdout fit's know validation as well, but learn not from it."""
+    events = split.known_events(lake.read(Tables.INTERACTIONS), cfg.evaluation, fit)
+    return weighing.weigh(events, cfg.source.interactions.events, cfg.positives)
+
+
 def placed_events(lake: Lake, events: DataFrame) -> DataFrame:
     """(user_idx, item_idx, place) of the events; place counts a user's events from the oldest, 1."""
     order = Window.partitionBy(C.USER).orderBy(*split.event_order())
