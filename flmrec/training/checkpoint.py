@@ -72,10 +72,21 @@ def restore(comm: Communicator, folder: Path) -> Checkpoint | None:
 
 def publish(working: Path, final: Path) -> None:
     """Makes the finished folder the version, without its checkpoint. One rename: other processes see all or nothing."""
-    (working / _FILE).unlink(missing_ok=True)
+    for name in (_FILE, f".{_FILE}"):
+        (working / name).unlink(missing_ok=True)
+    _share(working)
     if final.exists():  # a version trained anew on purpose
         shutil.rmtree(final)
     working.rename(final)
+
+
+def _share(folder: Path) -> None:
+    """safetensors writes files that the owner alone can read; a published model is read by whom the umask allows."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def _load(folder: Path) -> tuple[int, Any, dict[str, Tensor]] | None:
