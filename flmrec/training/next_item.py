@@ -70,7 +70,9 @@ class NextItem:
     def _loss(self, history: Tensor, targets: Tensor) -> Tensor:
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
-            return torch.stack([p.sum() for p in self.flm.parameters()]).sum() * 0
+            dense = [p.sum() for p in self.flm.parameters() if p is not self.flm.residual.weight]
+            residual = self.flm.residual(history.new_zeros(1)).sum()  # sparse where those of the other ranks are
+            return (torch.stack(dense).sum() + residual) * 0
         if not self.recipe.negatives:
             factors = self.flm.item_factors(self.texts, self.attributes)
             states = self.flm.states(history, factors[history])[present]
