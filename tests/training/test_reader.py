@@ -1,13 +1,16 @@
 """Every row once over all ranks, equal steps, and the same batches from both readers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 from flmrec.errors import DataContractError, TrainingError
+from flmrec.lake import Lake
 from flmrec.training import reader
 from flmrec.training.reader import Block, DataFile, plan_epoch, read_epoch, read_table, scan, steps_per_epoch
 
@@ -104,7 +107,7 @@ def test_no_rank_is_without_rows() -> None:
 
 
 def test_rows_that_a_reader_loses_fail_the_job(files: list[DataFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(paths: list[str], columns: list[str]):  # type: ignore[no-untyped-def]
+    def forgetful(paths: list[str], columns: list[str]) -> Iterator[Block]:
         for number, block in enumerate(reader._arrow_blocks(paths, columns)):
             if number != 1:
                 yield block
@@ -114,7 +117,7 @@ def test_rows_that_a_reader_loses_fail_the_job(files: list[DataFile], monkeypatc
         epoch_of_all_ranks(files, 1, 0, "petastorm")
 
 
-def test_a_file_that_delta_removed_is_not_read(spark, lake) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_delta_removed_is_not_read(spark: SparkSession, lake: Lake) -> None:
     lake.write("numbers", spark.range(0, 90, numPartitions=3))
     lake.write("numbers", spark.range(90, 100, numPartitions=2), mode="append")
     lake.handle("numbers").delete("id < 60")
