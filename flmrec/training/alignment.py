@@ -88,20 +88,23 @@ class Aligner:
             {"params": [self.head], "lr": recipe.head_learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-        total = self.n_epochs * self._updates()
+        total = max(1, self.n_epochs * self._updates())
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: max(0.0, 1 - done / total))
 
     def _updates(self) -> int:
-        """Updates an epoch."""
+        """Updates an epoch; none where a rank would have less than two texts to choose among."""
         recipe = self.recipe.alignment
         n_texts = min(len(self.candidates), recipe.max_texts_per_epoch)
-        return max(1, -(-n_texts // (recipe.texts_per_step * self.comm.size)))
+        if n_texts < 2 * self.comm.size:
+            return 0
+        return -(-n_texts // (recipe.texts_per_step * self.comm.size))
 
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Plans which texts each of the epoch's `steps` steps takes, the same plan on every rank."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.candidates)
         order = order[: self.recipe.alignment.max_texts_per_epoch]
-        self.chunks = np.array_split(order, self._updates() * self.comm.size)[self.comm.rank :: self.comm.size]
+        parts = np.array_split(order, max(1, self._updates()) * self.comm.size)[self.comm.rank :: self.comm.size]
+        self.chunks = parts if self._updates() else []
         self.steps, self.done_steps = steps, 0
         self.losses: list[float] = []
 
