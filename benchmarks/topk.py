@@ -1,11 +1,13 @@
 """The kernel beside what a user would pick instead, on the same factors in one run, turn by turn.
 
-    .venv/bin/python benchmarks/topk.py [--shapes 8192x100000x128x100 ...] [--turns 3] [--only faiss] [--grow]
+    .venv/bin/python benchmarks/topk.py [--shapes 8192x100000x128x100 ...] [--turns 3] [--only faiss float32 matmul ...]
+                                      [--factors random skewed trained] [--grow]
 
 Shapes are users x items x dimensions x k; 50 items a user are excluded by flmrec, the others look for k + 50 (numpy: k)
 and leave the excluded ones for later. `random` factors are normal; `skewed` ones have items with Pareto lengths, as a
 long-tailed catalogue gives; `trained` ones are those of ALS on such a log, as implicit makes them. Prints users/s, best
-of the turns, and the ratio to FAISS IndexFlatIP; checks 100 lists against FAISS.
+of the turns, and the ratio to FAISS IndexFlatIP; checks 100 lists against FAISS. `float32` is flmrec where the
+processor has no 8-bit products, `matmul` the float32 products of torch without any selection.
 --grow times users x1, x2, x4, x8, then items likewise.
 """
 
@@ -23,7 +25,8 @@ import torch
 from implicit.cpu.topk import topk as implicit_topk
 
 from benchmarks import machine
-from flmrec.scoring.topk import top_k
+from flmrec.scoring.items import prepare
+from flmrec.scoring.topk import search, top_k
 
 SHAPES = ("8192x100000x128x100", "100000x20000x64x20", "1000x1000000x128x100")
 SEEN, SEED = 50, 7
@@ -69,7 +72,21 @@ def contenders(users: np.ndarray, items: np.ndarray, k: int) -> dict[str, Conten
             best[first : first + 1024] = np.take_along_axis(part, order, 1)
         return best
 
+    def float32() -> np.ndarray:  # what a processor without 8-bit products runs
+        threads = torch.get_num_threads()
+        prepared = prepare(items, allow=None, codes=False, threads=threads)
+        return search(prepared, users, k, exclude=(indptr, seen), threads=threads)[0]
+
+    def matmul() -> np.ndarray:  # the products alone, in the same blocks
+        left, right = torch.from_numpy(users), torch.from_numpy(items)
+        for first in range(0, n, 1024):
+            for at in range(0, m, 8192):
+                scores = left[first : first + 1024] @ right[at : at + 8192].T
+        return scores.numpy()
+
     return {
+        "float32": float32,
+        "matmul": matmul,
         "flmrec": lambda: top_k(users, items, k, exclude=(indptr, seen))[0],
         "faiss": lambda: index.search(users, k + SEEN)[1],
         "implicit": lambda: implicit_topk(items, users, k + SEEN)[0],

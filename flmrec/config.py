@@ -400,9 +400,24 @@ def _check(config: Config, where: str) -> None:
     for key, value in (("scoring.k", config.scoring.k), ("training.num_proc", config.training.num_proc)):
         if value < 1:
             faults.append(f"{key} must be at least 1, got {value}")
-    faults += _scoring_faults(config.scoring) + _model_faults(config.model)
+    faults += _scoring_faults(config.scoring) + _model_faults(config.model) + _evaluation_faults(config.evaluation)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
+
+
+def _evaluation_faults(evaluation: EvaluationConfig) -> list[str]:
+    faults = []
+    for name in ("rank", "reg", "alpha"):
+        tried = getattr(evaluation.als, name)
+        if not tried or min(tried) <= 0:
+            faults.append(f"evaluation.als.{name} needs at least one value above 0, got {tried}")
+    if min(evaluation.k, default=0) < 1:
+        faults.append(f"evaluation.k needs at least one number, each at least 1, got {evaluation.k}")
+    if not 0 < evaluation.test_share < 0.5:
+        faults.append(f"evaluation.test_share must be above 0 and below 0.5, got {evaluation.test_share}")
+    if not 0 <= evaluation.gate.tolerance <= 1:
+        faults.append(f"evaluation.gate.tolerance must be between 0 and 1, got {evaluation.gate.tolerance}")
+    return faults
 
 
 def _model_faults(model: ModelConfig) -> list[str]:

@@ -10,7 +10,6 @@ from flmrec import processed
 from flmrec.config import Config
 from flmrec.data.rules import ROW
 from flmrec.errors import DataContractError
-from flmrec.lake import Lake
 from flmrec.processed import Entry
 from flmrec.sources import BATCH, Opened, Source, batches, open_source, place
 
@@ -37,12 +36,14 @@ class Intake:
         return bool(self.files or self.after)
 
 
-def plan(spark: SparkSession, store: Lake, cfg: Config, name: str, needed: Sequence[str]) -> Intake | None:
-    """None where there is nothing new. Raises DataContractError where a file of an earlier run has other content."""
+def plan(spark: SparkSession, cfg: Config, name: str, needed: Sequence[str], known: Sequence[Entry]) -> Intake | None:
+    """None where there is nothing new. known: what earlier runs have worked off.
+
+    Raises DataContractError where a file of an earlier run has other content.
+    """
     source: Source = getattr(cfg.source, name)
-    known = tuple(processed.entries(store, STAGE, name))
     stamps = batches(spark, name, source)
-    intake = Intake(name, source, stamps, known, _settings(cfg, name, source))
+    intake = Intake(name, source, stamps, tuple(known), _settings(cfg, name, source))
     if stamps and all(stamp.startswith(_EMPTY) for stamp in stamps.values()):
         raise DataContractError(f"source.{name}: {place(source)} holds no rows, only empty files; deliver it again.")
     old = {e.batch: e.stamp for e in known}

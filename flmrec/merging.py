@@ -65,19 +65,19 @@ def _merge_log(store: Lake, table: str, rows: DataFrame, identity: Sequence[str]
     steps = new.withColumn("step", F.lit(_INSERT)).union(outdated.distinct().withColumn("step", F.lit(_DELETE))).cache()
     counts = {r.step: r["count"] for r in steps.groupBy("step").count().collect()}
     total = rows.count()
-    version = store.version(table)
+    version, written, removed_rows = store.version(table), 0, 0
     if counts:
         same = _same(columns, "t", "s") & F.col("t." + C.EVENT_TS).between(F.lit(low), F.lit(high))
         merge = store.handle(table).alias("t").merge(steps.alias("s"), same)
         if counts.get(_DELETE):
             merge = merge.whenMatchedDelete(F.col("s.step") == _DELETE)
         values: dict[str, str | Column] = {c: F.col(f"s.{c}") for c in columns}
-        merge.whenNotMatchedInsert(F.col("s.step") == _INSERT, values).execute()
+        done = merge.whenNotMatchedInsert(F.col("s.step") == _INSERT, values).execute().collect()[0]
+        written, removed_rows = done.num_inserted_rows, done.num_deleted_rows
         version = store.latest_version(table)
     near.unpersist()
     steps.unpersist()
-    written = counts.get(_INSERT, 0)
-    return Merged(version, written, total - written, counts.get(_DELETE, 0))
+    return Merged(version, written, total - written, removed_rows)
 
 
 def _merge_entities(store: Lake, table: str, rows: DataFrame, id_column: str, removed: DataFrame | None) -> Merged:
@@ -97,17 +97,17 @@ def _merge_entities(store: Lake, table: str, rows: DataFrame, id_column: str, re
     changed = changed.cache()
     counts = {r.step: r["count"] for r in changed.groupBy("step").count().collect()}
     total = rows.count()
-    version = store.version(table)
+    version, written, removed_rows = store.version(table), 0, 0
     if counts:
         values: dict[str, str | Column] = {c: F.col(f"s.{c}") for c in columns}
         same = F.col(f"t.{id_column}") == F.col(f"s.{id_column}")
         merge = store.handle(table).alias("t").merge(changed.alias("s"), same)
         merge = merge.whenMatchedDelete(F.col("s.step") == _DELETE).whenMatchedUpdate(set=values)
-        merge.whenNotMatchedInsert(F.col("s.step") == _INSERT, values).execute()
+        done = merge.whenNotMatchedInsert(F.col("s.step") == _INSERT, values).execute().collect()[0]
+        written, removed_rows = done.num_inserted_rows + done.num_updated_rows, done.num_deleted_rows
         version = store.latest_version(table)
     changed.unpersist()
-    written = counts.get(_INSERT, 0)
-    return Merged(version, written, total - written, counts.get(_DELETE, 0))
+    return Merged(version, written, total - written, removed_rows)
 
 
 def _until_it_holds(store: Lake, table: str, attempt: Callable[[Lake], Merged]) -> Merged:

@@ -31,13 +31,15 @@ def settings_hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def entries(store: Lake, stage: str, source: str) -> list[Entry]:
-    """What `stage` has worked off for the table `source`; empty where that table is not there."""
-    if not store.exists(Tables.PROCESSED) or not store.exists(source):
-        return []
-    rows = store.read(Tables.PROCESSED).where((F.col(C.STAGE) == stage) & (F.col(C.SOURCE) == source))
-    names = list(Entry.__dataclass_fields__)
-    return [Entry(**{name: row[name] for name in names}) for row in rows.collect()]
+def entries(store: Lake, stage: str) -> dict[str, list[Entry]]:
+    """Table: what `stage` has worked off for it. A table that has been deleted since is still named."""
+    if not store.exists(Tables.PROCESSED):
+        return {}
+    found: dict[str, list[Entry]] = {}
+    for row in store.read(Tables.PROCESSED).where(F.col(C.STAGE) == stage).collect():
+        values = {name: row[name] for name in Entry.__dataclass_fields__}
+        found.setdefault(row[C.SOURCE], []).append(Entry(**values))
+    return found
 
 
 def replace(store: Lake, run_id: str, stage: str, new: Mapping[str, Sequence[Entry]]) -> None:

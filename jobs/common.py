@@ -59,6 +59,16 @@ def both_fits(stage: Callable[[SparkSession, Config, str], None]) -> Stage:
     return run
 
 
+def in_turn(*stages: Stage) -> Stage:
+    """Stages that one job runs one after the other."""
+
+    def run(spark: SparkSession, cfg: Config) -> None:
+        for stage in stages:
+            stage(spark, cfg)
+
+    return run
+
+
 def open_session(cfg: Config, app: str) -> SparkSession:
     """The session of spark-submit or Databricks where there is one, else a session of our own with Delta."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

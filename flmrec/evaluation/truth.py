@@ -10,26 +10,33 @@ from flmrec.data import split
 
 ALL, COLD_ITEM, TAIL_ITEM, SHORT_HISTORY = "all", "cold_item", "tail_item", "short_history"
 ITEM_SLICES = (ALL, COLD_ITEM, TAIL_ITEM)  # each a column of `truth`: the relevant items that belong to the slice
-SEEN, GROUPS = "seen", "groups"
-POSITION, N_KNOWN, SHARE = "position", "n_known", "share"
+SEEN, GROUPS, RANKED = "seen", "groups", "ranked"
+POSITION, POSITIVE, N_KNOWN, SHARE = "position", "positive", "n_known", "share"
 HISTORY = {split.VALIDATION: (split.TRAIN,), split.TEST: (split.TRAIN, split.VALIDATION)}  # what comes before each part
 _SHORT = 0.25  # the quarter of the users with the shortest histories
 _TAIL = 0.8  # four fifths of the items that anybody knows, those that fewest know, and the cold ones
 
 
-def events(interactions: DataFrame, item_index: DataFrame, user_index: DataFrame) -> DataFrame:
-    """One row a user, item and part of the split: user_idx, position (item_idx - 1, a row of the factors), split."""
+def events(parts: DataFrame, positives: DataFrame, item_index: DataFrame, user_index: DataFrame) -> DataFrame:
+    """One row a user, item and part of the split: user_idx, position (item_idx - 1, a row of the factors), split, and
+    whether one of these events is a positive. parts: the interactions with their split; positives: some of them."""
+    pairs = [C.USER, C.ITEM, C.SPLIT]
+    flagged = [frame.select(*pairs, F.lit(flag).alias(POSITIVE)) for frame, flag in ((parts, False), (positives, True))]
     return (
-        interactions.join(item_index, C.ITEM, "inner")
+        flagged[0]
+        .unionByName(flagged[1])
+        .groupBy(*pairs)
+        .agg(F.max(POSITIVE).alias(POSITIVE))
+        .join(item_index, C.ITEM, "inner")
         .join(user_index, C.USER, "inner")
-        .select(C.USER_IDX, (F.col(C.ITEM_IDX) - 1).alias(POSITION), C.SPLIT)
-        .distinct()
+        .select(C.USER_IDX, (F.col(C.ITEM_IDX) - 1).alias(POSITION), C.SPLIT, POSITIVE)
     )
 
 
 def history(log: DataFrame, target: str) -> DataFrame:
-    """The events (user_idx, position), each once, that come before part `target` of the split."""
-    return log.where(F.col(C.SPLIT).isin(*HISTORY[target])).select(C.USER_IDX, POSITION).distinct()
+    """The positives (user_idx, position), each once, that come before part `target` of the split."""
+    before = F.col(C.SPLIT).isin(*HISTORY[target]) & F.col(POSITIVE)
+    return log.where(before).select(C.USER_IDX, POSITION).distinct()
 
 
 def popularity(past: DataFrame) -> DataFrame:
@@ -40,15 +47,16 @@ def popularity(past: DataFrame) -> DataFrame:
 
 
 def truth(log: DataFrame, target: str, *, repeats: bool = False) -> DataFrame:
-    """One row a user with something to find in part `target` ("validation" or "test").
+    """One row a user with a positive to find in part `target` ("validation" or "test").
 
-    Columns: user_idx; seen array<int>, positions in the user's history; one array<int> for each of ITEM_SLICES, the
-    relevant positions (all; never seen in training; known to few); groups array<string>, the slices of users.
+    Columns: user_idx; seen array<int>, positions of all earlier events, positive or not; one array<int> for each of
+    ITEM_SLICES, the relevant positions (all; never seen in training; known to few); groups array<string>, the slices of
+    users.
     An item that the user had before is nothing to find, unless `repeats`.
     """
     known = popularity(history(log, target))
     bound = known.agg(F.coalesce(F.percentile(N_KNOWN, F.lit(_TAIL)), F.lit(0)).alias("bound"))
-    had, held = F.max(F.col(C.SPLIT).isin(*HISTORY[target])), F.max(F.col(C.SPLIT) == target)
+    had, held = F.max(F.col(C.SPLIT).isin(*HISTORY[target])), F.max((F.col(C.SPLIT) == target) & F.col(POSITIVE))
     pairs = log.groupBy(C.USER_IDX, POSITION).agg(had.alias("had"), held.alias("held"))
     wanted = F.col("held") & (F.lit(repeats) | ~F.col("had"))
     cold, tail = F.col(N_KNOWN).isNull(), F.coalesce(F.col(N_KNOWN), F.lit(0)) <= F.col("bound")

@@ -19,7 +19,8 @@ from flmrec.scoring.selection import GROUP
 
 Floats = NDArray[np.float32]
 _CHUNK = 4096  # items prepared at a time, a multiple of GROUP; 2 MiB at 128 dimensions
-_TINY = np.float32(1e-18)  # least step, so that the product of two is no denormal
+SAFE = np.float32(1.001)  # a norm computed in float32 is off by less than this factor
+TINY = np.float32(1e-18)  # least step, so that the product of two is no denormal
 _LARGEST = 1e18  # norm of a factor, so that no inner product overflows
 
 
@@ -79,7 +80,7 @@ def prepare(
     longest = _group_maxima(norm[by_largest] + centred_norm[by_largest])
     rounding = longest * np.float32((dim + 16) * 2.0**-23)
     reach = np.maximum.accumulate(_group_maxima(centred_norm[by_largest])[::-1])[::-1]
-    step = np.maximum(largest[by_largest][::GROUP] / np.float32(127), _TINY)
+    step = np.maximum(largest[by_largest][::GROUP] / np.float32(127), TINY)
     length, error = np.zeros(groups, np.float32), np.zeros(groups, np.float32)
     codes = codes and dim > 1  # torch._int_mm gives wrong products of one-dimensional factors
     coded = np.zeros((p, dim), np.int8) if codes else None
@@ -97,10 +98,7 @@ def prepare(
 
     if codes:
         _in_threads(encode, range(0, p, _CHUNK), threads)
-    return Items(factors, mean, order, position, coded, step, length * _SAFE, error * _SAFE + rounding, rounding, reach)
-
-
-_SAFE = np.float32(1.001)  # a norm computed in float32 is off by less than this factor
+    return Items(factors, mean, order, position, coded, step, length * SAFE, error * SAFE + rounding, rounding, reach)
 
 
 def refuse_bad(norms: Floats, what: str, rows: NDArray[Any], names: Sequence[Any] | None = None) -> None:

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from flmrec.errors import DataContractError, UsageError
-from flmrec.scoring.items import _SAFE, _TINY, Floats, Items, prepare, refuse_bad
+from flmrec.scoring.items import SAFE, TINY, Floats, Items, prepare, refuse_bad
 from flmrec.scoring.selection import GROUP, NEVER, collect, flatten, hide_excluded
 
 Exclude = tuple[NDArray[np.integer], NDArray[np.integer]]  # (indptr (n+1,), item indices), ragged rows of users
@@ -169,7 +169,7 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
     alive, cursor, scores = np.arange(n), excluded[0][:-1].copy(), torch.empty(0)
     for first in range(0, p, _BLOCK_ITEMS):
         groups = slice(first // GROUP, min((first + _BLOCK_ITEMS) // GROUP, len(items.step)))
-        reach = bounds[2] * (items.reach[groups.start] * _SAFE + items.rounding[groups.start])
+        reach = bounds[2] * (items.reach[groups.start] * SAFE + items.rounding[groups.start])
         reached = reach[alive] >= reservoir.threshold[alive]
         if not reached.any():
             break
@@ -189,12 +189,12 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
 
 def _encode_users(users: Floats, coded: bool) -> tuple[torch.Tensor, tuple[Floats, Floats, Floats]]:
     """What is multiplied with the items, and each user's step, error and norm."""
-    norm = np.linalg.norm(users, axis=1).astype(np.float32) * _SAFE
+    norm = np.linalg.norm(users, axis=1).astype(np.float32) * SAFE
     if not coded:
         return torch.from_numpy(users), (np.ones_like(norm), np.zeros_like(norm), norm)
-    step = np.maximum(np.abs(users).max(axis=1, initial=0) / np.float32(127), _TINY)
+    step = np.maximum(np.abs(users).max(axis=1, initial=0) / np.float32(127), TINY)
     codes = np.rint(users / step[:, None])
-    error = np.linalg.norm(users - codes * step[:, None], axis=1).astype(np.float32) * _SAFE
+    error = np.linalg.norm(users - codes * step[:, None], axis=1).astype(np.float32) * SAFE
     return torch.from_numpy(codes.astype(np.int8)), (step, error, norm)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -19,19 +20,21 @@ from flmrec import columns
 from flmrec import lake as lakes
 from flmrec.columns import HOLDOUT, C, Tables, table_of
 from flmrec.config import Config, EvaluationConfig
-from flmrec.data import split
-from flmrec.errors import DataContractError
-from flmrec.evaluation import baselines, gate, ranking
+from flmrec.data import positives, split
+from flmrec.errors import DataContractError, UsageError
+from flmrec.evaluation import aggregation, baselines, gate, ranking
 from flmrec.evaluation import truth as truths
+from flmrec.evaluation.aggregation import Rows
 from flmrec.evaluation.baselines import AlsSettings
 from flmrec.evaluation.gate import OURS, POPULARITY
 from flmrec.evaluation.metrics import Bools
-from flmrec.evaluation.ranking import Factors, Rows
+from flmrec.evaluation.ranking import Factors
 from flmrec.evaluation.truth import POSITION
 from flmrec.lake import Lake, LedgerRow
+from flmrec.model import artifact
 
 ALS = "als"
-_TUNING_K = 10
+_SPLIT_KEYS = ("protocol", "test_share", "split_seed")  # what decides which events are held out
 _TUNING_USERS = 20_000  # validation users that choose the settings of ALS, at most about
 
 
@@ -39,7 +42,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     """Writes this run's rows of `metrics`. Raises DataContractError where there is nothing to measure on."""
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
-    log = _log(lake, cfg.evaluation).persist()
+    log = _log(lake, cfg).persist()
     users = _test_users(lake, cfg, log).persist()
     n_users = users.count()
     if n_users == 0:
@@ -58,10 +61,11 @@ def run(spark: SparkSession, cfg: Config) -> None:
     log.unpersist()
 
 
-def _log(lake: Lake, cfg: EvaluationConfig) -> DataFrame:
-    """user_idx, position, split."""
-    parts = split.assign(lake.read(Tables.INTERACTIONS), cfg)
-    return truths.events(parts, lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX))
+def _log(lake: Lake, cfg: Config) -> DataFrame:
+    """user_idx, position, split, positive."""
+    parts = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
+    learned_from = positives.weigh(parts, cfg.source.interactions.events, cfg.positives)
+    return truths.events(parts, learned_from, lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX))
 
 
 def _test_users(lake: Lake, cfg: Config, log: DataFrame) -> DataFrame:
@@ -85,17 +89,16 @@ def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
     sums: dict[str, pd.DataFrame] = {}
     rows: Rows = []
     for name, model in _models(lake, cfg, log, known):
-        ranked = ranking.rank(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen).persist()
-        sums[name] = ranking.sums(ranked, ks, cfg.run.seed)
-        rows += ranking.catalogue_values(name, ranked, known, model.allow, ks)
-        ranked.unpersist()
+        with ranking.ranked(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen) as ranked:
+            sums[name] = aggregation.sums(ranked, ks, cfg.run.seed)
+            rows += aggregation.catalogue_values(name, ranked, known, model.allow, ks)
     known.unpersist()
-    return rows + ranking.means(sums, OURS)
+    return rows + aggregation.means(sums, OURS)
 
 
 def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterator[tuple[str, Factors]]:
     """Ours and the baselines. ALS is left out where every item that may be recommended is new to it (item_cold)."""
-    ours = _ours(lake, _allowed(lake, cfg.evaluation, log))
+    ours = _ours(lake, cfg.evaluation, _allowed(lake, cfg.evaluation, log))
     yield OURS, ours
     if POPULARITY in cfg.evaluation.baselines:
         yield POPULARITY, baselines.popularity(known, lake.read(Tables.USER_INDEX), ours.allow)
@@ -103,7 +106,7 @@ def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterat
         yield ALS, _als(cfg, log, ours.allow)
 
 
-def _ours(lake: Lake, allow: Bools) -> Factors:
+def _ours(lake: Lake, cfg: EvaluationConfig, allow: Bools) -> Factors:
     tables = [table_of(name, HOLDOUT) for name in (Tables.ITEM_FACTORS, Tables.USER_FACTORS)]
     items, users = (lake.read(table) for table in tables)
     versions = {
@@ -114,6 +117,7 @@ def _ours(lake: Lake, allow: Bools) -> Factors:
             f"{' and '.join(map(lake.name, tables))} hold the model versions {sorted(versions)}, expected one: "
             "run jobs/factorize.py again."
         )
+    _check_split(lake, cfg, versions.pop())
     item_index, user_index = lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX)
     found = items.join(item_index, items[C.ID] == item_index[C.ITEM]).select(C.ITEM_IDX, C.VECTOR).toArrow()
     position = found.column(C.ITEM_IDX).to_numpy() - 1
@@ -124,6 +128,18 @@ def _ours(lake: Lake, allow: Bools) -> Factors:
     published[position] = True
     vectors_of_users = users.join(user_index, users[C.ID] == user_index[C.USER]).select(C.USER_IDX, C.VECTOR)
     return Factors(vectors_of_users, matrix, allow & published)
+
+
+def _check_split(lake: Lake, cfg: EvaluationConfig, version: str) -> None:
+    """Raises UsageError where the model was fitted on another split, and so has learned from tonight's test events."""
+    saved = yaml.safe_load((lake.models_folder() / version / artifact.CONFIG).read_text(encoding="utf-8"))["evaluation"]
+    for key in _SPLIT_KEYS:
+        if saved[key] != getattr(cfg, key):
+            raise UsageError(
+                f"Model {version} was fitted with evaluation.{key}={saved[key]}, not {getattr(cfg, key)}, so it knows "
+                "events of the test: run tokenize, finetune, encode and factorize (or jobs/refresh.py) with this "
+                "configuration first."
+            )
 
 
 def _allowed(lake: Lake, cfg: EvaluationConfig, log: DataFrame) -> Bools:
@@ -148,8 +164,9 @@ def _als(cfg: Config, log: DataFrame, allow: Bools) -> Factors:
         return baselines.als(past, settings, allow, iterations=cfg.evaluation.als.iterations, seed=cfg.run.seed)
 
     def quality(settings: AlsSettings) -> float:
-        ranked = ranking.rank(judges, fit(train, settings), _TUNING_K, exclude_seen=cfg.scoring.exclude_seen)
-        return ranking.mean_ndcg(ranked, _TUNING_K)
+        model = fit(train, settings)
+        with ranking.ranked(judges, model, gate.K, exclude_seen=cfg.scoring.exclude_seen) as ranked:
+            return aggregation.mean_ndcg(ranked, gate.K)
 
     best = baselines.tuned_als(cfg.evaluation.als, quality)
     train.unpersist()

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from flmrec.columns import C, Tables
 from flmrec.config import Config, EntitySource, InteractionSource, WordsSource
 from flmrec.data import entities, logs, rules
 from flmrec.data.rules import DUPLICATE, ROW, Parsed
-from flmrec.errors import UsageError
+from flmrec.errors import FlmrecError, UsageError
 from flmrec.intake import STAGE, Intake
 from flmrec.lake import Lake, LedgerRow
 from flmrec.merging import Merged
@@ -60,19 +61,23 @@ def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
     check_writable(cfg.lake.root)
+    before = processed.entries(store, STAGE)
     judged: dict[str, Judged] = {}
     unchanged = []
     for name in _sources(cfg):
-        plan = intake.plan(spark, store, cfg, name, _needed(cfg, name))
+        known = before.get(name, []) if store.exists(name) else []
+        plan = intake.plan(spark, cfg, name, _needed(cfg, name), known)
         if plan is not None:
             judged[name] = _judge(spark, store, cfg, plan, judged)
         if plan is None or intake.is_same(plan, judged[name].entries):
             unchanged.append(name)
     changed = [one for name, one in judged.items() if name not in unchanged]
+    earlier = {one.table: store.latest_version(one.table) for one in changed if store.exists(one.table)}
     _quarantine(store, cfg, changed)
-    ledger = [_write(store, cfg, one) for one in changed]
+    with ThreadPoolExecutor(2) as pool:  # with little data Spark mostly waits
+        ledger = list(pool.map(lambda one: _write(store, cfg, one), changed))
+    _check_closed(store, ledger, earlier)
     for row in ledger:
-        row.check()
         _report(row)
     for name in unchanged:
         if name in judged:
@@ -233,6 +238,18 @@ def _merge(store: Lake, one: Judged, rows: DataFrame) -> Merged:
     if one.table in _ID:
         return merging.merge_entities(store, one.table, rows, _ID[one.table], one.removed)
     return merging.merge_log(store, one.table, rows, _IDENTITY[one.table], one.removed)
+
+
+def _check_closed(store: Lake, ledger: Sequence[LedgerRow], earlier: dict[str, int]) -> None:
+    """Raises FlmrecError, with the tables as they were before, where a row is not accounted for: a source that changed
+    while it was read, for example."""
+    try:
+        for row in ledger:
+            row.check()
+    except FlmrecError:
+        for table, version in earlier.items():
+            store.handle(table).restoreToVersion(version)
+        raise
 
 
 def _report(row: LedgerRow) -> None:

@@ -16,7 +16,7 @@ from flmrec.config import Config
 from flmrec.evaluation import gate
 from flmrec.stages import encode, evaluate, factorize, finetune, ingest, report, score, tokenize
 
-Step = tuple[str, Callable[[], None]]
+Step = tuple[str, Callable[[], object]]
 
 
 def run(spark: SparkSession, cfg: Config) -> None:

@@ -134,7 +134,7 @@ def test_fault_is_one_sentence(spark: SparkSession, tmp_path: Path, case: str) -
     with pytest.raises(kind, match=message) as caught:
         ingest.run(spark, cfg)
     assert "\n" not in str(caught.value) and "at org.apache" not in str(caught.value)
-    assert not [path for path in (tmp_path / "lake").glob("*/_delta_log")]
+    assert not list((tmp_path / "lake").glob("*/_delta_log"))
 
 
 def test_a_root_that_cannot_be_written(spark: SparkSession, tmp_path: Path) -> None:

@@ -10,16 +10,18 @@ LOG = [  # user, item, part; i0 is known to three users, i1 to two, i2 to one, i
     ("cat", "i0", "train"), ("cat", "i0", "test"),
     ("dan", "i4", "test"), ("dan", "i0", "test"),
 ]  # fmt: skip
+DISLIKED = [("bob", "i4", "train"), ("bob", "i3", "test"), ("eve", "i3", "test")]
 
 
 @pytest.fixture(scope="module")
 def log(spark: SparkSession) -> DataFrame:
-    parts = spark.createDataFrame(LOG, f"{C.USER} STRING, {C.ITEM} STRING, {C.SPLIT} STRING")
+    schema = f"{C.USER} STRING, {C.ITEM} STRING, {C.SPLIT} STRING"
+    liked, disliked = (spark.createDataFrame(rows, schema) for rows in (LOG, DISLIKED))
     items = spark.createDataFrame([(f"i{i}", i + 1) for i in range(5)], f"{C.ITEM} STRING, {C.ITEM_IDX} INT")
     users = spark.createDataFrame(
-        [(name, i) for i, name in enumerate(["ann", "bob", "cat", "dan"])], f"{C.USER} STRING, {C.USER_IDX} INT"
+        [(name, i) for i, name in enumerate(["ann", "bob", "cat", "dan", "eve"])], f"{C.USER} STRING, {C.USER_IDX} INT"
     )
-    return truth.events(parts, items, users).persist()
+    return truth.events(liked.union(disliked), liked, items, users).persist()
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def users(log: DataFrame) -> dict[int, Row]:
 
 
 def test_truth_holds_what_is_new_to_the_user_and_what_was_seen(users: dict[int, Row]) -> None:
-    assert set(users) == {0, 1, 3}  # cat only takes again what she had
+    assert set(users) == {0, 1, 3}  # cat only takes again what she had, eve only dislikes
     assert (users[0][truth.SEEN], users[0][truth.ALL]) == ([0, 1, 2], [3])
-    assert (users[1][truth.SEEN], users[1][truth.ALL]) == ([0, 1], [2])
+    assert (users[1][truth.SEEN], users[1][truth.ALL]) == ([0, 1, 4], [2])
     assert (users[3][truth.SEEN], users[3][truth.ALL]) == ([], [0, 4])
 
 
@@ -50,7 +52,10 @@ def test_repeats_are_relevant_where_seen_items_are_recommended(log: DataFrame) -
 
 def test_validation_is_judged_after_train_alone(log: DataFrame) -> None:
     rows = {row[C.USER_IDX]: row for row in truth.truth(log, "validation").collect()}
-    assert {u: (row[truth.SEEN], row[truth.ALL]) for u, row in rows.items()} == {0: ([0, 1], [2]), 1: ([0], [1])}
+    assert {u: (row[truth.SEEN], row[truth.ALL]) for u, row in rows.items()} == {
+        0: ([0, 1], [2]),
+        1: ([0, 4], [1]),
+    }
 
 
 def test_popularity_counts_users(log: DataFrame) -> None:

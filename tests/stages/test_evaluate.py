@@ -5,10 +5,10 @@ import datetime as dt
 import pytest
 from pyspark.sql import SparkSession
 
-from flmrec import columns
+from flmrec import columns, config
 from flmrec.columns import Tables
 from flmrec.config import Config
-from flmrec.errors import DataContractError
+from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
 from flmrec.stages import evaluate
 from tests.conftest import make_config
@@ -28,7 +28,14 @@ VECTORS = {  # of items: one axis each; of users: the item they get first
 ALS = {"rank": [4], "reg": [0.1], "alpha": [1.0], "iterations": 2}
 
 
-def write_lake(lake: Lake, histories: dict[str, list[str]]) -> None:
+def write_model(lake: Lake, protocol: str) -> None:
+    """The configuration that a model folder keeps."""
+    folder = lake.models_folder() / "v1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.dump(config_of(lake, protocol=protocol)))
+
+
+def write_lake(lake: Lake, histories: dict[str, list[str]], protocol: str = "leave_one_out") -> None:
     start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     log = [
         (user, item, start + dt.timedelta(days=day), None, None, 5.0)
@@ -40,6 +47,7 @@ def write_lake(lake: Lake, histories: dict[str, list[str]]) -> None:
     lake.write(Tables.ITEM_INDEX, make([(item, i + 1) for i, item in enumerate(ITEMS)], columns.ITEM_INDEX))
     lake.write(Tables.USER_INDEX, make([(user, i) for i, user in enumerate(histories)], columns.USER_INDEX))
     axes = [(item, [float(i == j) for j in range(6)], "v1") for i, item in enumerate(ITEMS)]
+    write_model(lake, protocol)
     lake.write("holdout_item_factors", make(axes, columns.VECTORS))
     lake.write("holdout_user_factors", make([(u, v, "v1") for u, v in VECTORS.items()], columns.VECTORS))
 
@@ -80,7 +88,7 @@ def test_a_second_run_replaces_its_rows_and_leaves_those_of_others(spark: SparkS
 
 
 def test_cold_items_are_ranked_among_themselves_and_als_is_left_out(spark: SparkSession, lake: Lake) -> None:
-    write_lake(lake, HISTORIES)  # of the items, md5 mod 5 = 0 holds for i11 alone
+    write_lake(lake, HISTORIES, "item_cold")  # of the items, md5 mod 5 = 0 holds for i11 alone
     evaluate.run(spark, config_of(lake, protocol="item_cold"))
     found = metrics(lake)
     assert {model for model, *_ in found} == {"flm", "popularity"}
@@ -103,6 +111,12 @@ def test_nothing_to_measure_on_is_said(spark: SparkSession, lake: Lake) -> None:
     write_lake(lake, {"ann": ["i11"], "bob": ["i2"]})
     with pytest.raises(DataContractError, match="leave_one_out split leaves no user with a test event"):
         evaluate.run(spark, config_of(lake))
+
+
+def test_a_model_that_has_learned_from_the_test_is_refused(spark: SparkSession, lake: Lake) -> None:
+    write_lake(lake, HISTORIES)
+    with pytest.raises(UsageError, match=r"v1 was fitted with evaluation\.protocol=leave_one_out, not random"):
+        evaluate.run(spark, config_of(lake, protocol="random", test_share=0.3))
 
 
 def test_factors_of_two_models_are_refused(spark: SparkSession, lake: Lake) -> None:

@@ -21,7 +21,7 @@ from tests.stages.model_lake import KITCHEN, MUSIC, N_USERS, TEXTS, write_lake
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Config]:
     """The lake after encode and factorize of both fits."""
-    lake, cfg = write_lake(spark, tmp_path_factory.mktemp("tastes"))
+    _lake, cfg = write_lake(spark, tmp_path_factory.mktemp("tastes"))
     for fit in FITS:
         encode.run(spark, cfg, fit)
         factorize.run(spark, cfg, fit)
