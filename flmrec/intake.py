@@ -44,8 +44,8 @@ def plan(spark: SparkSession, cfg: Config, name: str, needed: Sequence[str], kno
     source: Source = getattr(cfg.source, name)
     stamps = batches(spark, name, source)
     intake = Intake(name, source, stamps, tuple(known), _settings(cfg, name, source))
-    if stamps and all(stamp.startswith(_EMPTY) for stamp in stamps.values()):
-        raise DataContractError(f"source.{name}: {place(source)} holds no rows, only empty files; deliver it again.")
+    if source.table is None and all(stamp.startswith(_EMPTY) for stamp in stamps.values()):
+        raise DataContractError(f"source.{name}: {place(source)} holds no rows; deliver it again.")
     old = {e.batch: e.stamp for e in known}
     if source.load == "full" or not known:
         same = stamps == old and stamps and all(e.settings == intake.settings for e in known)

@@ -28,7 +28,7 @@ def words(spark: SparkSession):
 )
 def test_words_from_held_out_events_on_are_left_out(spark: SparkSession, protocol: str, kept: set[str]) -> None:
     """leave_one_out holds out (a, y) from 5 on and (a, z), temporal what is at 5 or later."""
-    cfg = EvaluationConfig(protocol=protocol, test_share=0.26)
+    cfg = EvaluationConfig(protocol=protocol, test_share=0.26)  # type: ignore[arg-type]
     got = own_words.before_held_out(words(spark), log(spark, EVENTS), cfg)
     assert {r.text for r in got.collect()} == kept
 

@@ -75,7 +75,7 @@ def test_random_takes_its_share_of_each_user(spark: SparkSession) -> None:
 @pytest.mark.parametrize(("protocol", "place"), [("item_cold", 1), ("user_cold", 0)])
 def test_cold_ids_are_those_of_their_md5(spark: SparkSession, protocol: str, place: int) -> None:
     rows = [(f"user {n % 37}", f"item {n}", n, None) for n in range(100)]
-    got = parts(split.assign(log(spark, rows), EvaluationConfig(protocol=protocol)))
+    got = parts(split.assign(log(spark, rows), EvaluationConfig(protocol=protocol)))  # type: ignore[arg-type]
     cold = {key for key in got if int(hashlib.md5(key[place].encode()).hexdigest(), 16) % 5 == 0}
     assert {key for key, part in got.items() if part == "test"} == cold and cold
     by_id = {(key[place], part) for key, part in got.items()}

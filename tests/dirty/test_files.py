@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[Damage, type[FlmrecError], str]] = {
     "empty folder": (empty_folder, DataContractError, "holds no rows"),
     "0 bytes": (text("log.csv", ""), DataContractError, "holds no rows"),
     "0 bytes of JSON": (text("log.json", ""), DataContractError, "holds no rows"),
-    "0 bytes of Parquet": (text("log.parquet", ""), UsageError, "holds no Parquet, or it is damaged"),
+    "0 bytes of Parquet": (text("log.parquet", ""), DataContractError, "holds no rows"),
     "Parquet without rows": (empty_parquet, FlmrecError, "log.parquet"),
     "header only": (text("log.csv", HEADER), DataContractError, "holds no rows"),
     "cut gzip of CSV": (cut("log.csv.gz"), DataContractError, "log.csv.gz is cut short or damaged"),

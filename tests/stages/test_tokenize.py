@@ -1,6 +1,6 @@
 """Tokenize after ingest: what the tables hold, what is done again, and what held-out rows may not change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ N_ITEMS = 12
 
 
 def shop(
-    folder: Path, events: list[tuple[str, int, int]], words: list[tuple[str, str, str, int]] = (), **sections: Any
+    folder: Path, events: list[tuple[str, int, int]], words: Sequence[tuple[str, str, str, int]] = (), **sections: Any
 ):
     """A configuration over these events (user, item number, time) and words (user, item, text, time)."""
     folder.mkdir(exist_ok=True)
