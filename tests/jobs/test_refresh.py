@@ -83,7 +83,7 @@ def test_recommendations_are_the_exact_top_k_of_the_published_factors(first: Nig
 def test_item_vectors_are_what_the_saved_encoder_gives(first: Night) -> None:
     vectors, items = first.table(Tables.ITEM_VECTORS), first.table(Tables.ITEMS)
     (version,) = set(vectors.model_version)
-    folder = first.lake.models_folder() / version / "encoder"
+    folder = first.lake.models_folder() / version
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     texts = items.dropna(subset=["text"]).set_index("item_id").text
     got = vectors.set_index("id").vector.loc[texts.index]
@@ -101,7 +101,7 @@ def test_the_encoder_was_fine_tuned(first: Night) -> None:
     from flmrec.model.encoder import resolve_encoder
 
     before = AutoModel.from_pretrained(resolve_encoder("all-MiniLM-L6-v2")).state_dict()
-    after = AutoModel.from_pretrained(first.lake.models_folder() / version / "encoder").state_dict()
+    after = AutoModel.from_pretrained(first.lake.models_folder() / version).state_dict()
     moved = [name for name in before if "layer" in name and not torch.equal(before[name], after[name])]
     assert moved
 
