@@ -34,6 +34,7 @@ from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
 
 ALS = "als"
+_FACTORS = (table_of(Tables.ITEM_FACTORS, HOLDOUT), table_of(Tables.USER_FACTORS, HOLDOUT))
 _SPLIT_KEYS = ("protocol", "test_share", "split_seed")  # what decides which events are held out
 _TUNING_USERS = 20_000  # validation users that choose the settings of ALS, at most about
 
@@ -42,6 +43,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     """Writes this run's rows of `metrics`. Raises DataContractError where there is nothing to measure on."""
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
+    _check_model(lake, cfg.evaluation)
     log = _log(lake, cfg).persist()
     users = _test_users(lake, cfg, log).persist()
     n_users = users.count()
@@ -59,6 +61,28 @@ def run(spark: SparkSession, cfg: Config) -> None:
     lakes.record(lake, cfg.run.id, "evaluate", [ledger], time.monotonic() - started)
     users.unpersist()
     log.unpersist()
+
+
+def _check_model(lake: Lake, cfg: EvaluationConfig) -> None:
+    """Raises DataContractError where the factors are not of one model, and UsageError where that model was fitted on
+    another split, and so has learned from tonight's test events."""
+    versions = set()
+    for table in _FACTORS:
+        versions |= {row[0] for row in lake.read(table).select(C.MODEL_VERSION).distinct().limit(2).collect()}
+    if len(versions) != 1:
+        raise DataContractError(
+            f"{' and '.join(map(lake.name, _FACTORS))} hold the model versions {sorted(versions)}, expected one: "
+            "run jobs/factorize.py again."
+        )
+    [version] = versions
+    saved = yaml.safe_load((lake.models_folder() / version / artifact.CONFIG).read_text(encoding="utf-8"))["evaluation"]
+    for key in _SPLIT_KEYS:
+        if saved[key] != getattr(cfg, key):
+            raise UsageError(
+                f"Model {version} was fitted with evaluation.{key}={saved[key]}, not {getattr(cfg, key)}, so it knows "
+                "events of the test: run tokenize, finetune, encode and factorize (or jobs/refresh.py) with this "
+                "configuration first."
+            )
 
 
 def _log(lake: Lake, cfg: Config) -> DataFrame:
@@ -98,7 +122,7 @@ def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
 
 def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterator[tuple[str, Factors]]:
     """Ours and the baselines. ALS is left out where every item that may be recommended is new to it (item_cold)."""
-    ours = _ours(lake, cfg.evaluation, _allowed(lake, cfg.evaluation, log))
+    ours = _ours(lake, _allowed(lake, cfg.evaluation, log))
     yield OURS, ours
     if POPULARITY in cfg.evaluation.baselines:
         yield POPULARITY, baselines.popularity(known, lake.read(Tables.USER_INDEX), ours.allow)
@@ -106,19 +130,9 @@ def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterat
         yield ALS, _als(cfg, log, ours.allow)
 
 
-def _ours(lake: Lake, cfg: EvaluationConfig, allow: Bools) -> Factors:
-    tables = [table_of(name, HOLDOUT) for name in (Tables.ITEM_FACTORS, Tables.USER_FACTORS)]
-    items, users = (lake.read(table) for table in tables)
-    versions = {
-        row[0] for frame in (items, users) for row in frame.select(C.MODEL_VERSION).distinct().limit(2).collect()
-    }
-    if len(versions) != 1:
-        raise DataContractError(
-            f"{' and '.join(map(lake.name, tables))} hold the model versions {sorted(versions)}, expected one: "
-            "run jobs/factorize.py again."
-        )
-    _check_split(lake, cfg, versions.pop())
+def _ours(lake: Lake, allow: Bools) -> Factors:
     item_index, user_index = lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX)
+    items, users = (lake.read(table) for table in _FACTORS)
     found = items.join(item_index, items[C.ID] == item_index[C.ITEM]).select(C.ITEM_IDX, C.VECTOR).toArrow()
     position = found.column(C.ITEM_IDX).to_numpy() - 1
     vectors = found.column(C.VECTOR).combine_chunks().flatten().to_numpy().reshape(len(position), -1)
@@ -128,18 +142,6 @@ def _ours(lake: Lake, cfg: EvaluationConfig, allow: Bools) -> Factors:
     published[position] = True
     vectors_of_users = users.join(user_index, users[C.ID] == user_index[C.USER]).select(C.USER_IDX, C.VECTOR)
     return Factors(vectors_of_users, matrix, allow & published)
-
-
-def _check_split(lake: Lake, cfg: EvaluationConfig, version: str) -> None:
-    """Raises UsageError where the model was fitted on another split, and so has learned from tonight's test events."""
-    saved = yaml.safe_load((lake.models_folder() / version / artifact.CONFIG).read_text(encoding="utf-8"))["evaluation"]
-    for key in _SPLIT_KEYS:
-        if saved[key] != getattr(cfg, key):
-            raise UsageError(
-                f"Model {version} was fitted with evaluation.{key}={saved[key]}, not {getattr(cfg, key)}, so it knows "
-                "events of the test: run tokenize, finetune, encode and factorize (or jobs/refresh.py) with this "
-                "configuration first."
-            )
 
 
 def _allowed(lake: Lake, cfg: EvaluationConfig, log: DataFrame) -> Bools:

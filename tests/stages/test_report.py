@@ -22,7 +22,7 @@ def write_night(lake: Lake, run_id: str) -> None:
     lake.write(Tables.INTERACTIONS, make([("ann", "i1", when, None, None, None)], columns.INTERACTIONS))
     items = [("i1", "Alien & Aliens"), ("i2", "<b>Heat</b>"), ("i3", None)]
     lake.write(Tables.ITEMS, make(items, "item_id STRING, text STRING"))
-    recommended = [(DATE, "ann", rank, item, 1.0, VERSION) for rank, item in [(1, "i2"), (2, "i3")]]
+    recommended = [(DATE, "ann", rank, item, 1.0, VERSION, "model", None) for rank, item in [(1, "i2"), (2, "i3")]]
     lake.write(Tables.RECOMMENDATIONS, make(recommended, columns.RECOMMENDATIONS), partition_by=["run_date"])
     training = [
         (run_id, f"{VERSION}{end}", 1, rank, 10 + 20 * rank, 4, 1.0 + rank, 3.0)
