@@ -42,7 +42,7 @@ def ranked(truth: DataFrame, model: Factors, k: int, *, exclude_seen: bool) -> I
         items = f"items-{uuid.uuid4().hex}.npy"
         np.save(Path(folder) / items, model.items)
         context.addFile(str(Path(folder) / items))
-        users = truth.join(model.users, C.USER_IDX, "left")
+        users = truth.join(model.users, C.USER_IDX, "left").coalesce(context.defaultParallelism)  # prepared once a task
         fields = [f for f in users.schema.fields if f.name != C.VECTOR]
         schema = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in fields) + f", {RANKED} ARRAY<INT>"
         work = partial(_rank_partition, items=items, allow=allow, k=k, exclude_seen=exclude_seen)
@@ -59,13 +59,13 @@ def _rank_partition(
 ) -> Iterator[pa.RecordBatch]:
     from flmrec.scoring.topk import top_k  # here: it brings torch, which no other step of the evaluation needs
 
-    matrix = np.load(SparkFiles.get(items), mmap_mode="r")
+    matrix = np.load(SparkFiles.get(items), mmap_mode="c")  # never written to; torch warns of read-only ones
     for batch in batches:
         known = batch.column(C.VECTOR).is_valid().to_numpy(zero_copy_only=False)
         found = np.full((batch.num_rows, k), EMPTY, dtype=np.int32)
         if known.any():
             users = batch.filter(pa.array(known))
-            vectors = users.column(C.VECTOR).flatten().to_numpy().reshape(users.num_rows, -1)
+            vectors = np.array(users.column(C.VECTOR).flatten()).reshape(users.num_rows, -1)
             exclude = csr(users.column(SEEN)) if exclude_seen else None
             found[known] = top_k(vectors, matrix, k, exclude=exclude, allow=allow.value, threads=1)[0]
         kept = [name for name in batch.schema.names if name != C.VECTOR]

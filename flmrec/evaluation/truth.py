@@ -17,15 +17,11 @@ _SHORT = 0.25  # the quarter of the users with the shortest histories
 _TAIL = 0.8  # four fifths of the items that anybody knows, those that fewest know, and the cold ones
 
 
-def events(parts: DataFrame, positives: DataFrame, item_index: DataFrame, user_index: DataFrame) -> DataFrame:
+def events(parts: DataFrame, item_index: DataFrame, user_index: DataFrame) -> DataFrame:
     """One row a user, item and part of the split: user_idx, position (item_idx - 1, a row of the factors), split, and
-    whether one of these events is a positive. parts: the interactions with their split; positives: some of them."""
-    pairs = [C.USER, C.ITEM, C.SPLIT]
-    flagged = [frame.select(*pairs, F.lit(flag).alias(POSITIVE)) for frame, flag in ((parts, False), (positives, True))]
+    whether one of these events is a positive. parts: user_id, item_id, split, positive."""
     return (
-        flagged[0]
-        .unionByName(flagged[1])
-        .groupBy(*pairs)
+        parts.groupBy(C.USER, C.ITEM, C.SPLIT)
         .agg(F.max(POSITIVE).alias(POSITIVE))
         .join(item_index, C.ITEM, "inner")
         .join(user_index, C.USER, "inner")

@@ -29,7 +29,7 @@ from flmrec.evaluation.baselines import AlsSettings
 from flmrec.evaluation.gate import OURS, POPULARITY
 from flmrec.evaluation.metrics import Bools
 from flmrec.evaluation.ranking import Factors
-from flmrec.evaluation.truth import POSITION
+from flmrec.evaluation.truth import POSITION, POSITIVE
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
 
@@ -88,8 +88,11 @@ def _check_model(lake: Lake, cfg: EvaluationConfig) -> None:
 def _log(lake: Lake, cfg: Config) -> DataFrame:
     """user_idx, position, split, positive."""
     parts = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
-    learned_from = positives.weigh(parts, cfg.source.interactions.events, cfg.positives)
-    return truths.events(parts, learned_from, lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX))
+    flagged = parts.withColumn(POSITIVE, F.lit(True))
+    if cfg.source.interactions.events or cfg.positives.min_value is not None:
+        liked = positives.weigh(flagged, cfg.source.interactions.events, cfg.positives).drop(C.WEIGHT)
+        flagged = liked.unionByName(parts.withColumn(POSITIVE, F.lit(False)))
+    return truths.events(flagged, lake.read(Tables.ITEM_INDEX), lake.read(Tables.USER_INDEX))
 
 
 def _test_users(lake: Lake, cfg: Config, log: DataFrame) -> DataFrame:

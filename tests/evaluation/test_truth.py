@@ -1,5 +1,6 @@
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from flmrec.columns import C
 from flmrec.evaluation import truth
@@ -16,12 +17,15 @@ DISLIKED = [("bob", "i4", "train"), ("bob", "i3", "test"), ("eve", "i3", "test")
 @pytest.fixture(scope="module")
 def log(spark: SparkSession) -> DataFrame:
     schema = f"{C.USER} STRING, {C.ITEM} STRING, {C.SPLIT} STRING"
-    liked, disliked = (spark.createDataFrame(rows, schema) for rows in (LOG, DISLIKED))
+    liked, disliked = (
+        spark.createDataFrame(rows, schema).withColumn(truth.POSITIVE, F.lit(flag))
+        for rows, flag in ((LOG, True), (DISLIKED, False))
+    )
     items = spark.createDataFrame([(f"i{i}", i + 1) for i in range(5)], f"{C.ITEM} STRING, {C.ITEM_IDX} INT")
     users = spark.createDataFrame(
         [(name, i) for i, name in enumerate(["ann", "bob", "cat", "dan", "eve"])], f"{C.USER} STRING, {C.USER_IDX} INT"
     )
-    return truth.events(liked.union(disliked), liked, items, users).persist()
+    return truth.events(liked.union(disliked), items, users).persist()
 
 
 @pytest.fixture(scope="module")
