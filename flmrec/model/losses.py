@@ -1,17 +1,27 @@
-"""Training objectives. Losses are means in nats."""
+"""Training objectives. Losses are means over positives or examples: nats, or squared units of the value (rating_loss).
+
+Letters: P positives (a user's state and its next event), N negatives, D factors, n items in the catalogue. A score is
+z = u . i + b_i; a masked negative has score -inf and takes no part.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MASKED = float("-inf")
 
-def full_softmax_loss(states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+
+def full_softmax_loss(states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the next item over the whole catalogue.
 
     states: (P, D); factors: (n + 1, D), row 0 is padding and no candidate; bias: (n + 1,); targets: (P,) from 1.
+    smoothing: 0..1, share of the target's probability that is spread evenly over the catalogue (Szegedy et al., CVPR
+    2016).
     """
     logits = states @ factors.T + bias  # (P, n + 1)
-    return F.cross_entropy(logits[:, 1:], targets - 1)
+    return F.cross_entropy(logits[:, 1:], targets - 1, label_smoothing=smoothing)
 
 
 def sampled_softmax_loss(
@@ -20,13 +30,93 @@ def sampled_softmax_loss(
 ) -> Tensor:  # fmt: skip
     """Softmax over the target and shared negatives, with logQ correction (Yi et al., RecSys 2019).
 
-    states, target_factors: (P, D); negative_factors: (N, D); *_bias, *_log_q: (P,) and (N,), log_q the log probability
-    with which the item is drawn; targets: (P,), negatives: (N,) item numbers. A negative that is the target is masked.
+    states, target_factors: (P, D); negative_factors: (N, D); *_bias, *_log_q: (P,) and (N,), log_q the log of how often
+    the item is expected among the candidates; targets: (P,), negatives: (N,) item numbers. A negative that is the
+    target is masked.
     """
     positive = (states * target_factors).sum(1) + target_bias - target_log_q  # (P,)
     negative = states @ negative_factors.T + negative_bias - negative_log_q  # (P, N)
-    negative = negative.masked_fill(targets[:, None] == negatives[None, :], float("-inf"))
-    return (torch.logsumexp(torch.cat([positive[:, None], negative], 1), 1) - positive).mean()
+    return candidate_softmax_loss(positive, negative.masked_fill(targets[:, None] == negatives[None, :], _MASKED))
+
+
+def candidate_softmax_loss(positive: Tensor, negative: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of the target among itself and its negatives. positive: (P,); negative: (P, N), -inf is masked.
+
+    smoothing: 0..1, share of the target's probability that is spread evenly over the candidates.
+    """
+    logits = torch.cat([positive[:, None], negative], 1)  # (P, 1 + N)
+    normaliser = torch.logsumexp(logits, 1)
+    if not smoothing:
+        return (normaliser - positive).mean()
+    present = torch.isfinite(logits)
+    average = logits.masked_fill(~present, 0).sum(1) / present.sum(1)
+    return (normaliser - (1 - smoothing) * positive - smoothing * average).mean()
+
+
+def in_batch_softmax_loss(
+    states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, log_q: Tensor, known: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """Softmax over the other positives of the batch, logQ-corrected (Yi et al., RecSys 2019), false negatives masked.
+
+    states, factors: (P, D), the users and their targets; bias, targets, log_q: (P,), log_q the log probability that
+    the item is the target of an event; known: (P, P) bool, True where the row's user is known to like the column's
+    item. The own target in other columns is masked as well.
+    """
+    corrected = states @ factors.T + bias - log_q  # (P, P); the diagonal is positive
+    positive = corrected.diagonal()
+    false = targets[:, None] == targets[None, :]
+    negative = corrected.masked_fill(false if known is None else false | known, _MASKED)
+    return candidate_softmax_loss(positive, negative, smoothing)
+
+
+def gbce_loss(positive: Tensor, negative: Tensor, n_items: int, calibration: float = 0.75) -> Tensor:
+    """Generalised binary cross-entropy, which undoes the overconfidence that sampling gives (gSASRec; Petrov &
+    Macdonald, RecSys 2023). Mean over the 1 + N candidates of each positive.
+
+    positive: (P,) scores; negative: (P, N) of N negatives drawn evenly from the catalogue of n_items, -inf is masked.
+    calibration: t of the paper, 0 (plain binary cross-entropy) to 1 (scores as a full softmax would give them).
+    """
+    rate = negative.shape[1] / max(n_items - 1, 1)  # of sampling
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    losses = -beta * F.logsigmoid(positive) - F.logsigmoid(-negative).sum(1)
+    return (losses / (1 + torch.isfinite(negative).sum(1))).mean()
+
+
+def click_loss(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of P(y = 1) = sigmoid(score). scores, labels (0..1), weights (>= 0): (E,) examples."""
+    losses = F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
+    return _weighted_mean(losses, weights)
+
+
+def rating_loss(predicted: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Squared error of predicted values, for example stars. predicted, values, weights (>= 0): (E,) examples."""
+    return _weighted_mean((predicted - values.to(predicted.dtype)).square(), weights)
+
+
+def hard_negatives(scores: Tensor, known: Tensor, n: int) -> Tensor:
+    """(P, n) item numbers with the highest scores that the row's user is not known to like: never a known positive.
+
+    scores: (P, n_items + 1), column 0 is padding; known: (P, K) item numbers, 0 is padding. Takes no
+    gradient. Where fewer than n items are left, 0 fills the row.
+    """
+    left = scores.detach().clone()
+    left.scatter_(1, known, _MASKED)
+    left[:, 0] = _MASKED
+    best = torch.topk(left, min(n, left.shape[1]), dim=1)
+    return best.indices.masked_fill(torch.isinf(best.values), 0)
+
+
+def adversarial_loss(loss_of: Callable[[Tensor], Tensor], factors: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(loss, loss where it hurts most): the second with each row of `factors` moved by `epsilon` along the gradient.
+
+    Adversarial training of embeddings (Miyato et al., ICLR 2017; for rankings He et al., SIGIR 2018). factors: (m, D)
+    that `loss_of` makes the loss of; rows are moved by epsilon times the row's root mean square.
+    """
+    loss = loss_of(factors)
+    (slope,) = torch.autograd.grad(loss, factors, retain_graph=True)
+    size = epsilon * factors.detach().square().mean(1, keepdim=True).sqrt()
+    return loss, loss_of(factors + size * F.normalize(slope, dim=1))
 
 
 def alignment_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -36,3 +126,7 @@ def alignment_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tenso
     """
     target = F.log_softmax(teacher / temperature, 1)
     return F.kl_div(F.log_softmax(scores / temperature, 1), target, log_target=True, reduction="batchmean")
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum().clamp(min=1e-12)

@@ -1,0 +1,99 @@
+"""Each objective against a plain formula."""
+
+import math
+
+import pytest
+import torch
+
+from flmrec.model import losses
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+def test_smoothing_spreads_probability_over_the_catalogue():
+    torch.manual_seed(0)
+    states, factors, bias, targets = torch.randn(3, 4), torch.randn(6, 4), torch.randn(6), torch.tensor([1, 5, 2])
+    log_p = torch.log_softmax((states @ factors.T + bias)[:, 1:], 1)
+    expected = -(0.8 * log_p[torch.arange(3), targets - 1] + 0.2 * log_p.mean(1)).mean()
+    found = losses.full_softmax_loss(states, factors, bias, targets, smoothing=0.2)
+    torch.testing.assert_close(found, expected)
+
+
+def test_softmax_over_candidates_leaves_masked_ones_out():
+    positive, negative = torch.tensor([1.0]), torch.tensor([[0.5, float("-inf"), -2.0]])
+    log_p = torch.log_softmax(torch.tensor([1.0, 0.5, -2.0]), 0)
+    torch.testing.assert_close(losses.candidate_softmax_loss(positive, negative), -log_p[0])
+    smoothed = -(0.7 * log_p[0] + 0.3 * log_p.mean())
+    torch.testing.assert_close(losses.candidate_softmax_loss(positive, negative, smoothing=0.3), smoothed)
+
+
+def test_in_batch_masks_the_own_target_and_what_the_user_likes():
+    torch.manual_seed(1)
+    states, bias, log_q = torch.randn(4, 3), torch.randn(4), torch.log(torch.tensor([0.4, 0.1, 0.4, 0.1]))
+    factors = torch.randn(4, 3)
+    factors[2], bias[2] = factors[0], bias[0]
+    targets = torch.tensor([7, 2, 7, 9])
+    known = torch.zeros(4, 4, dtype=torch.bool)
+    known[1, 3] = True  # the second user likes item 9
+    scores = states @ factors.T + bias - log_q
+    rivals = {0: [1, 3], 1: [0, 2], 2: [1, 3], 3: [0, 1, 2]}
+    expected = -torch.stack([torch.log_softmax(scores[row, [row, *own]], 0)[0] for row, own in rivals.items()]).mean()
+    found = losses.in_batch_softmax_loss(states, factors, bias, targets, log_q, known)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.5, 1.0])
+def test_gbce_by_the_formula_of_the_paper(calibration: float):
+    positive, negative, n_items = [0.3, -1.0], [[0.1, 2.0], [-0.4, 0.9]], 21
+    alpha = 2 / 20
+    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    rows = [
+        -(beta * log_sigmoid(p) + sum(log_sigmoid(-z) for z in own)) / 3
+        for p, own in zip(positive, negative, strict=True)
+    ]
+    found = losses.gbce_loss(torch.tensor(positive), torch.tensor(negative), n_items, calibration)
+    assert float(found) == pytest.approx(sum(rows) / 2, rel=1e-5)
+    assert calibration or beta == 1  # t = 0 is plain binary cross-entropy
+
+
+def test_masked_negatives_of_gbce_do_not_count():
+    left = losses.gbce_loss(torch.tensor([0.3]), torch.tensor([[0.1, float("-inf")]]), 11, 0.0)
+    right = losses.gbce_loss(torch.tensor([0.3]), torch.tensor([[0.1]]), 11, 0.0)
+    torch.testing.assert_close(left, right)
+
+
+def test_click_and_rating_by_hand():
+    scores, labels, weights = torch.tensor([2.0, -1.0]), torch.tensor([1, 0]), torch.tensor([1.0, 3.0])
+    own = [-log_sigmoid(2.0), -log_sigmoid(1.0)]
+    assert float(losses.click_loss(scores, labels)) == pytest.approx(sum(own) / 2)
+    assert float(losses.click_loss(scores, labels, weights)) == pytest.approx((own[0] + 3 * own[1]) / 4)
+    values = torch.tensor([4.0, 1.0])
+    assert float(losses.rating_loss(scores, values)) == pytest.approx((4 + 4) / 2)
+    assert float(losses.rating_loss(scores, values, weights)) == pytest.approx(4.0)
+    assert float(losses.click_loss(scores, labels, torch.zeros(2))) == 0
+
+
+def test_hard_negatives_are_the_best_that_nobody_knows():
+    scores = torch.tensor([[9.0, 3.0, 2.0, 8.0, 1.0], [9.0, 1.0, 2.0, 3.0, 4.0]], requires_grad=True)
+    known = torch.tensor([[3, 0], [4, 2]])
+    mined = losses.hard_negatives(scores, known, 2)
+    assert mined.tolist() == [[1, 2], [3, 1]] and not mined.requires_grad
+    assert losses.hard_negatives(scores[1:], torch.tensor([[4, 2, 1]]), 3).tolist() == [[3, 0, 0]]
+
+
+def test_adversarial_loss_is_higher_than_any_other_small_step_makes_it():
+    torch.manual_seed(3)
+    factors, state = torch.randn(5, 4, requires_grad=True), torch.randn(4)
+
+    def loss_of(moved: torch.Tensor) -> torch.Tensor:
+        return -torch.log_softmax(moved @ state, 0)[2]
+
+    loss, worst = losses.adversarial_loss(loss_of, factors, 0.01)
+    steps = 0.01 * factors.detach().square().mean(1, keepdim=True).sqrt()
+    for _ in range(20):
+        other = factors.detach() + steps * torch.nn.functional.normalize(torch.randn(5, 4), dim=1)
+        assert loss < worst and loss_of(other) < worst
+    worst.backward()
+    assert factors.grad.abs().sum() > 0
