@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from implicit.cpu.topk import topk as implicit_topk
+from threadpoolctl import threadpool_limits
 
 from benchmarks import machine
 from flmrec.scoring.items import prepare
@@ -52,7 +53,8 @@ def trained(n: int, m: int, dim: int) -> Factors:
     items = rng.permutation(m)[items]
     log = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, items)), shape=(n, m))
     model = implicit.als.AlternatingLeastSquares(factors=dim, iterations=5, random_state=SEED, use_gpu=False)
-    model.fit(log, show_progress=False)
+    with threadpool_limits(1, "blas"):  # implicit has threads of its own
+        model.fit(log, show_progress=False)
     return np.ascontiguousarray(model.user_factors), np.ascontiguousarray(model.item_factors)
 
 

@@ -296,7 +296,9 @@ class GateConfig:
 class EvaluationConfig:
     protocol: Literal["leave_one_out", "temporal", "random", "item_cold", "user_cold"] = "leave_one_out"
     test_share: float = 0.1  # temporal, random: share of the events that is test; as much is validation
-    split_seed: int = 0  # random: another seed, another split
+    split_seed: int = 0  # random, few_shot: another seed, another split
+    few_shot: int | None = None  # training events that the evaluated fit keeps, chosen by hash; None: all
+    few_shot_per_user: bool = True  # so many of each user; false: in total
     k: list[int] = field(default_factory=lambda: [5, 10, 20])
     baselines: list[Literal["popularity", "als"]] = field(default_factory=lambda: ["popularity", "als"])
     als: AlsConfig = field(default_factory=AlsConfig)
@@ -415,6 +417,8 @@ def _evaluation_faults(evaluation: EvaluationConfig) -> list[str]:
         faults.append(f"evaluation.k needs at least one number, each at least 1, got {evaluation.k}")
     if not 0 < evaluation.test_share < 0.5:
         faults.append(f"evaluation.test_share must be above 0 and below 0.5, got {evaluation.test_share}")
+    if evaluation.few_shot is not None and evaluation.few_shot < 1:
+        faults.append(f"evaluation.few_shot must be at least 1, got {evaluation.few_shot}")
     if not 0 <= evaluation.gate.tolerance <= 1:
         faults.append(f"evaluation.gate.tolerance must be between 0 and 1, got {evaluation.gate.tolerance}")
     return faults

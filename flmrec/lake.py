@@ -6,6 +6,7 @@ inputs however long it runs and whoever writes meanwhile. A stage makes its own 
 
 import re
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from flmrec.config import LakeConfig
 from flmrec.errors import FlmrecError, UsageError
 
 _CONFLICT_RETRIES = 5
+_RECENT = 50  # commits among which ours is looked for
 
 
 @dataclass
@@ -108,13 +110,15 @@ class Lake:
             writer = writer.option("replaceWhere", replace_where)
         elif mode == "overwrite":
             writer = writer.option("overwriteSchema", "true")
+        commit = uuid.uuid4().hex
+        writer = writer.option("userMetadata", commit)
         for attempt in range(_CONFLICT_RETRIES):
             try:
                 if self.config.in_catalog:
                     writer.saveAsTable(self.name(table))
                 else:
                     writer.save(self._folder(table))
-                return self._remember(table)
+                return self._remember(table, commit)
             except PySparkException as error:
                 if not is_conflict(error) or attempt == _CONFLICT_RETRIES - 1:
                     raise
@@ -125,10 +129,12 @@ class Lake:
         """Rows that a commit of this Lake wrote, as Delta counted them."""
         return self._written[table, version]
 
-    def _remember(self, table: str) -> int:
-        (commit,) = self.handle(table).history(1).select("version", "operationMetrics").collect()
-        self._written[table, commit.version] = int(commit.operationMetrics.get("numOutputRows", 0))
-        return int(commit.version)
+    def _remember(self, table: str, commit: str) -> int:
+        """The version of our commit, which others may have followed already."""
+        mine = self.handle(table).history(_RECENT).where(F.col("userMetadata") == commit)
+        [row] = mine.select("version", "operationMetrics").collect()
+        self._written[table, row.version] = int(row.operationMetrics.get("numOutputRows", 0))
+        return int(row.version)
 
     def _folder(self, table: str) -> str:
         root = self.config.root

@@ -100,6 +100,10 @@ def explain(error: Exception, name: str, where: str) -> FlmrecError:
         return DataContractError(
             f"source.{name}: a column has different types in different files of {where}; {_first(text)}"
         )
+    if "COLUMN_ALREADY_EXISTS" in text or "AMBIGUOUS_REFERENCE" in text:
+        return UsageError(
+            f"source.{name}: two columns of {where} have names that differ in capital letters only; {_first(text)}"
+        )
     if "CHARSET" in text:
         return UsageError(f"source.{name}.options.encoding is none that Spark reads; {_first(text)}")
     if "DATETIME_PATTERN" in text:
@@ -166,6 +170,8 @@ def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: l
         names = _json_columns(spark, source, paths, needed)
     else:
         names = spark.read.options(**_options(source, form)).csv(paths).columns
+    if form != "json" and not names:
+        raise DataContractError(f"The file {place(source)} holds no rows, not even a header; deliver it again.")
     schema = T.StructType([T.StructField(name, T.StringType()) for name in [*names, CORRUPT]])
     reader = spark.read.options(**_options(source, form), **_OURS).schema(schema)
     return (

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_replace_where_leaves_the_other_rows(spark: SparkSession, lake: Lake) ->
         lake.write("log", rows, replace_where=f"run_id = '{run}'")
     found = Lake(spark, lake.config).read("log").collect()
     assert sorted(map(tuple, found)) == [("a", 7), ("b", 3)]
+
+
+def test_a_write_knows_its_own_commit_among_others(spark: SparkSession, lake: Lake) -> None:
+    def append(n_rows: int) -> tuple[int, int]:
+        own = Lake(spark, lake.config)
+        version = own.write("numbers", spark.range(n_rows), mode="append")
+        return own.rows_written("numbers", version), n_rows
+
+    lake.write("numbers", spark.range(0))
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(append, range(1, 9)))
+    assert all(said == n_rows for said, n_rows in written)
+
+
+def test_tables_of_a_catalog(spark: SparkSession) -> None:
+    lake = Lake(spark, LakeConfig(root="spark_catalog.default"))
+    for n_rows in (3, 5):
+        version = lake.write("numbers", spark.range(n_rows))
+        assert lake.rows_written("numbers", version) == n_rows
+    assert lake.exists("numbers") and lake.read("numbers").count() == 5
+    spark.sql(f"DROP TABLE {lake.name('numbers')}")
 
 
 def test_a_table_that_is_not_there_is_named(lake: Lake) -> None:

@@ -11,12 +11,14 @@ from flmrec.data import split
 def before_held_out(words: DataFrame, interactions: DataFrame, cfg: EvaluationConfig) -> DataFrame:
     """The words that tell nothing about held-out events.
 
-    Left out are words about a held-out pair of user and item, words about items that are held out altogether
-    (item_cold), and where the split follows time (leave_one_out, temporal) what a user wrote at or after the first
-    event of that user that is held out (temporal: of any user).
+    Left out are words about a pair of user and item that is held out or unused (few_shot), words about items that are
+    held out altogether (item_cold), and where the split follows time (leave_one_out, temporal) what a user wrote at or
+    after the first event of that user that is held out (temporal: of any user).
     """
-    held = split.assign(interactions, cfg).where(F.col(C.SPLIT) != split.TRAIN)
-    kept = words.join(held.select(C.USER, C.ITEM).distinct(), [C.USER, C.ITEM], "left_anti")
+    parts = split.assign(interactions, cfg)
+    untold = parts.where(F.col(C.SPLIT) != split.TRAIN).select(C.USER, C.ITEM).distinct()
+    kept = words.join(untold, [C.USER, C.ITEM], "left_anti")
+    held = parts.where(F.col(C.SPLIT).isin(split.VALIDATION, split.TEST))
     if cfg.protocol == "item_cold":
         kept = kept.join(held.select(C.ITEM).distinct(), C.ITEM, "left_anti")
     elif cfg.protocol == "temporal":

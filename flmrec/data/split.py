@@ -11,6 +11,7 @@ from flmrec.columns import FULL, C
 from flmrec.config import EvaluationConfig
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+UNUSED = "unused"  # training events that a few-shot split leaves out
 _DAY_S = 86_400
 
 
@@ -24,6 +25,13 @@ def event_order(*, newest_first: bool = False) -> list[Column]:
 
 def assign(interactions: DataFrame, cfg: EvaluationConfig) -> DataFrame:
     """The interactions with C.SPLIT by the configured protocol. `temporal` runs two small Spark jobs for its cuts."""
+    parts = _by_protocol(interactions, cfg)
+    if cfg.few_shot is None:
+        return parts
+    return few_shot(parts, cfg.few_shot, per_user=cfg.few_shot_per_user, seed=cfg.split_seed)
+
+
+def _by_protocol(interactions: DataFrame, cfg: EvaluationConfig) -> DataFrame:
     match cfg.protocol:
         case "leave_one_out":
             return leave_one_out(interactions)
@@ -48,7 +56,7 @@ def known_events(interactions: DataFrame, cfg: EvaluationConfig, fit: str) -> Da
     """The events that are known when a fit's users are served: those of training, and in the holdout fit validation."""
     if fit == FULL:
         return interactions
-    return assign(interactions, cfg).where(F.col(C.SPLIT) != TEST).drop(C.SPLIT)
+    return assign(interactions, cfg).where(F.col(C.SPLIT).isin(TRAIN, VALIDATION)).drop(C.SPLIT)
 
 
 def leave_one_out(interactions: DataFrame) -> DataFrame:
@@ -103,13 +111,21 @@ def cold(interactions: DataFrame, id_column: str) -> DataFrame:
     return interactions.withColumn(C.SPLIT, part)
 
 
-def few_shot(training: DataFrame, n_labels: int, *, per_user: bool, seed: int) -> DataFrame:
-    """`n_labels` training events of each user, or in total, chosen by a hash of the event."""
+def few_shot(parts: DataFrame, n_labels: int, *, per_user: bool, seed: int) -> DataFrame:
+    """A split (with C.SPLIT) that keeps `n_labels` training events of each user, or in total; the others are UNUSED.
+
+    Which ones is decided by a hash of the event. In total one Spark job finds the hash up to which events are kept.
+    """
     shuffled = F.xxhash64(F.lit(seed), C.USER, C.ITEM, C.EVENT_TS, C.EVENT_ORDER, C.EVENT, C.VALUE)
-    if not per_user:
-        return training.orderBy(shuffled, C.USER, C.ITEM).limit(n_labels)
-    place = F.row_number().over(Window.partitionBy(C.USER).orderBy(shuffled, C.ITEM))
-    return training.withColumn("place", place).where(F.col("place") <= n_labels).drop("place")
+    is_train = F.col(C.SPLIT) == TRAIN
+    if per_user:
+        place = F.row_number().over(Window.partitionBy(C.USER, C.SPLIT).orderBy(shuffled))
+        kept = place <= n_labels
+    else:
+        chosen = parts.where(is_train).select(shuffled.alias("hash")).orderBy("hash").limit(n_labels)
+        [(last,)] = chosen.agg(F.max("hash")).collect()
+        kept = shuffled <= F.lit(last)
+    return parts.withColumn(C.SPLIT, F.when(is_train & ~kept, UNUSED).otherwise(F.col(C.SPLIT)))
 
 
 def _md5_modulo_5(id_column: str) -> Column:

@@ -35,7 +35,7 @@ from flmrec.model import artifact
 
 ALS = "als"
 _FACTORS = (table_of(Tables.ITEM_FACTORS, HOLDOUT), table_of(Tables.USER_FACTORS, HOLDOUT))
-_SPLIT_KEYS = ("protocol", "test_share", "split_seed")  # what decides which events are held out
+_SPLIT_KEYS = ("protocol", "test_share", "split_seed", "few_shot", "few_shot_per_user")  # what decides who sees what
 _TUNING_USERS = 20_000  # validation users that choose the settings of ALS, at most about
 
 
@@ -77,9 +77,10 @@ def _check_model(lake: Lake, cfg: EvaluationConfig) -> None:
     [version] = versions
     saved = yaml.safe_load((lake.models_folder() / version / artifact.CONFIG).read_text(encoding="utf-8"))["evaluation"]
     for key in _SPLIT_KEYS:
-        if saved[key] != getattr(cfg, key):
+        fitted = saved.get(key, getattr(EvaluationConfig(), key))  # an older model may lack a newer key
+        if fitted != getattr(cfg, key):
             raise UsageError(
-                f"Model {version} was fitted with evaluation.{key}={saved[key]}, not {getattr(cfg, key)}, so it knows "
+                f"Model {version} was fitted with evaluation.{key}={fitted}, not {getattr(cfg, key)}, so it knows "
                 "events of the test: run tokenize, finetune, encode and factorize (or jobs/refresh.py) with this "
                 "configuration first."
             )

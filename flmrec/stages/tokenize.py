@@ -192,7 +192,7 @@ def _extended(night: Night, fit: str, entry: Entry) -> DataFrame | None:
     filtered = cfg.positives.min_value is not None or cfg.positives.half_life_days is not None
     if filtered or min((cfg.source.interactions.events or {"": 1.0}).values()) <= 0:
         return None
-    if fit == HOLDOUT and cfg.evaluation.protocol != "leave_one_out":
+    if fit == HOLDOUT and (cfg.evaluation.protocol != "leave_one_out" or cfg.evaluation.few_shot is not None):
         return None
     added = _added_events(night, entry)
     if added is None:
@@ -278,7 +278,8 @@ def _fit_entry(night: Night, table: str, fit: str, *settings: Any, more: str | N
 def _protocol(night: Night, fit: str) -> list[Any]:
     """What of the evaluation decides which events the fit may see."""
     cfg = night.cfg.evaluation
-    return [cfg.protocol, cfg.test_share, cfg.split_seed] if fit == HOLDOUT else []
+    shots = [cfg.few_shot, cfg.few_shot_per_user] if cfg.few_shot is not None else []
+    return [cfg.protocol, cfg.test_share, cfg.split_seed, *shots] if fit == HOLDOUT else []
 
 
 def _dealt(night: Night, rows: DataFrame) -> DataFrame:

@@ -82,14 +82,19 @@ def test_cold_ids_are_those_of_their_md5(spark: SparkSession, protocol: str, pla
     assert len({name for name, _ in by_id}) == len(by_id)  # an id is in one part
 
 
-def test_few_shot(spark: SparkSession) -> None:
+def test_few_shot_keeps_so_many_training_events(spark: SparkSession) -> None:
     frame = log(spark, [(f"u{n % 3}", str(n), n, None) for n in range(30)])
-    per_user = split.few_shot(frame, 2, per_user=True, seed=1).groupBy("user_id").count().collect()
-    assert {r.user_id: r["count"] for r in per_user} == {"u0": 2, "u1": 2, "u2": 2}
-    total = [r.item_id for r in split.few_shot(frame, 7, per_user=False, seed=1).collect()]
-    assert len(total) == 7 and sorted(total) == sorted(
-        r.item_id for r in split.few_shot(frame, 7, per_user=False, seed=1).collect()
-    )
+    whole = parts(split.assign(frame, EvaluationConfig()))
+    few = parts(split.assign(frame, EvaluationConfig(few_shot=2)))
+    kept = sorted(user for (user, _), part in few.items() if part == "train")
+    assert kept == ["u0", "u0", "u1", "u1", "u2", "u2"]
+    total = EvaluationConfig(few_shot=7, few_shot_per_user=False)
+    in_total = parts(split.assign(frame, total))
+    assert list(in_total.values()).count("train") == 7 and parts(split.assign(frame.orderBy("s"), total)) == in_total
+    for got in (few, in_total):  # what is held out stays held out
+        assert {key: "train" if part == "unused" else part for key, part in got.items()} == whole
+    assert split.known_events(frame, EvaluationConfig(few_shot=2), HOLDOUT).count() == 6 + 3
+    assert split.training_events(frame, EvaluationConfig(few_shot=2), FULL).count() == 30
 
 
 def test_training_events(spark: SparkSession) -> None:
