@@ -33,6 +33,7 @@ class Tables:
     ITEM_TOKENS, USER_TOKENS, SEQUENCES = "item_tokens", "user_tokens", "sequences"
     ITEM_FEATURES, USER_FEATURES, FEATURE_STATISTICS = "item_features", "user_features", "feature_statistics"
     EXAMPLES = "examples"
+    PRETRAIN_TEXTS, PRETRAIN_WINDOWS = "pretrain_texts", "pretrain_windows"
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
     ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
     RECOMMENDATIONS, SIMILAR_ITEMS = "recommendations", "similar_items"

@@ -250,6 +250,76 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PretrainSource:
+    """A lake that jobs/ingest.py has filled. Of `lake.root` itself only the training events of the split are used."""
+
+    root: str  # as lake.root
+    weight: float = 1.0  # times the windows that the temperature gives it
+    interactions: bool = True  # false: its texts alone
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TextAugmentConfig:
+    """Views of a text. Shares are of its words, 0 to 1."""
+
+    crop: float = 0.0  # a run of words is kept, shorter by this share
+    drop: float = 0.0
+    swap: float = 0.0  # neighbours change places
+    mask: float = 0.0
+    attributes: float = 0.0  # share of the parts behind the first (". " lies between) that are left out
+    templates: list[str] = field(default_factory=list)  # other words around "{text}", one is drawn
+    translator: str | None = None  # module:function, texts there and back; None: no back-translation
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class HistoryAugmentConfig:
+    """Views of a history. Shares are of its events, 0 to 1."""
+
+    crop: float = 0.0  # a run of events is kept, shorter by this share
+    drop: float = 0.0
+    mask: float = 0.0  # the place stays, the item is unknown
+    reorder: float = 0.0  # a run of this share is shuffled
+    substitute: float = 0.0  # by the most similar text of the step
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PretrainLosses:
+    """Weights; 0: the loss is not computed."""
+
+    next_item: float = 1.0
+    masked_item: float = 0.0
+    history_contrast: float = 0.0
+    text_contrast: float = 0.0
+    mlm: float = 0.0
+    moments: float = 0.0  # distance of the sources' means and covariances
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PretrainConfig:
+    """Self-supervised training of the encoder on one or many lakes, by jobs/pretrain.py."""
+
+    sources: list[PretrainSource] = field(default_factory=list)
+    temperature: float = (
+        0.5  # a source of n windows gets a share of n ** temperature; 1: as large as it is, 0: all alike
+    )
+    exclude_items_of: list[str] = field(
+        default_factory=list
+    )  # lakes whose titles no source may hold: zero-shot targets
+    losses: PretrainLosses = field(default_factory=PretrainLosses)
+    text: TextAugmentConfig = field(default_factory=TextAugmentConfig)
+    history: HistoryAugmentConfig = field(default_factory=HistoryAugmentConfig)
+    epochs: int = 1
+    window_events: int = 50  # events in a row of the training table
+    windows_per_step: int = 32  # a rank
+    texts_per_step: int = 128  # distinct texts that a rank encodes in a step, drawn from the windows' events
+    masked_share: float = 0.15  # of tokens (mlm) and of events (masked_item)
+    behaviour_texts: int = 0  # of mlm: histories a step, written as one text each
+    half_life: float = 10.0  # of an event's weight in a history's vector, events
+    similarity_temperature: float = 0.05  # of the softmax over cosines
+    learning_rate: float = 3e-5  # peak; rises over the first tenth of the steps, then falls to 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FactorizationConfig:
     dim: int | None = None  # latent factors of each linear model; None: by the data's size, as the next ones
     half_life: float | None = None  # of an event's weight in the sequential model, events
@@ -318,6 +388,7 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -403,6 +474,7 @@ def _check(config: Config, where: str) -> None:
         if value < 1:
             faults.append(f"{key} must be at least 1, got {value}")
     faults += _scoring_faults(config.scoring) + _model_faults(config.model) + _evaluation_faults(config.evaluation)
+    faults += _pretrain_faults(config.pretrain)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
 
@@ -430,6 +502,30 @@ def _model_faults(model: ModelConfig) -> list[str]:
         faults.append(f"model.dim must be a multiple of model.heads ({model.heads or 2}), got {model.dim}")
     if model.dropout is not None and not 0 <= model.dropout < 1:
         faults.append(f"model.dropout must be at least 0 and below 1, got {model.dropout}")
+    return faults
+
+
+def _pretrain_faults(pretrain: PretrainConfig) -> list[str]:
+    shares = {f"text.{name}": value for name, value in vars(pretrain.text).items() if isinstance(value, float)}
+    shares |= {f"history.{name}": value for name, value in vars(pretrain.history).items()}
+    faults = [
+        f"pretrain.{name} must be at least 0 and below 1, got {share}"
+        for name, share in shares.items()
+        if not 0 <= share < 1
+    ]
+    for name, least in (("epochs", 1), ("windows_per_step", 1), ("window_events", 2), ("texts_per_step", 2)):
+        if getattr(pretrain, name) < least:
+            faults.append(f"pretrain.{name} must be at least {least}, got {getattr(pretrain, name)}")
+    for name in ("half_life", "similarity_temperature", "learning_rate", "masked_share"):
+        if getattr(pretrain, name) <= 0:
+            faults.append(f"pretrain.{name} must be above 0, got {getattr(pretrain, name)}")
+    weights = vars(pretrain.losses).values()
+    if min(weights) < 0 or max(weights) <= 0:
+        faults.append("pretrain.losses needs weights of at least 0, one of them above 0")
+    if any(source.weight <= 0 for source in pretrain.sources):
+        faults.append("pretrain.sources: weight must be above 0")
+    if any("{text}" not in template for template in pretrain.text.templates):
+        faults.append("pretrain.text.templates: each needs {text}")
     return faults
 
 

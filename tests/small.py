@@ -74,3 +74,18 @@ def write_conf(folder: Path, shop: Path, **sections: dict) -> Path:
 def _write(path: Path, header: list[str], rows: list[list]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def write_encoder(folder: Path, width: int = 32) -> Path:
+    """An untrained BERT of one layer with the default encoder's tokenizer: trains in milliseconds."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from flmrec.model.artifact import save_tokenizer
+    from flmrec.model.encoder import DEFAULT_ENCODER
+
+    torch.manual_seed(1)
+    shape = BertConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=width)
+    BertModel(shape).save_pretrained(folder)
+    save_tokenizer(folder, DEFAULT_ENCODER)
+    return folder

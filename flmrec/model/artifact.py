@@ -30,7 +30,7 @@ def save_parts(folder: Path, encoder: TextEncoder, origin: str, flm: Flm) -> Non
     """Writes encoder, tokenizer and FLM head into the folder. origin: what the encoder was loaded from."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder.save(folder)
-    _save_tokenizer(folder, origin)
+    save_tokenizer(folder, origin)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in flm.state_dict().items()}
     save_file(tensors, folder / FLM, metadata=about(flm, encoder.pooling))
 
@@ -85,7 +85,7 @@ def load_choices(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _save_tokenizer(folder: Path, origin: str) -> None:
+def save_tokenizer(folder: Path, origin: str) -> None:
     """The tokenizer's own files where the encoder came from a folder, else as transformers writes them."""
     source = Path(resolve_encoder(origin))
     if source.is_dir():

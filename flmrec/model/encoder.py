@@ -42,9 +42,16 @@ class TextEncoder(nn.Module):
         return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def forward(self, input_ids: Tensor, n_tokens: Tensor) -> Tensor:
+        return self.pooled(self.states(input_ids, n_tokens), n_tokens)
+
+    def pooled(self, states: Tensor, n_tokens: Tensor) -> Tensor:
+        """(B, H) of states (B, L, H)."""
+        return pool(states, n_tokens, self.pooling)
+
+    def states(self, input_ids: Tensor, n_tokens: Tensor) -> Tensor:
+        """The last layer's states, (B, L, H) float32."""
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < n_tokens[:, None]  # (B, L)
-        states = self.model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
-        return pool(states.float(), n_tokens, self.pooling)
+        return self.model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float()
 
     def save(self, folder: Path) -> None:
         """As `save_pretrained` writes it, adapters merged, so that `AutoModel.from_pretrained` gives this encoder."""

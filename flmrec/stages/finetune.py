@@ -63,17 +63,18 @@ def version_name(lake: Lake, cfg: Config, fit: str) -> str:
         "training": {name: value for name, value in training.items() if name not in _MEANS},
         "ranks": cfg.training.ranks,
         "seed": cfg.run.seed,
-        "inputs": {table: _identity(lake, table) for table in _INPUTS},
+        "inputs": {table: identity(lake, table) for table in _INPUTS},
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
     name = f"{cfg.run.date:%Y%m%d}-{digest}"
     return name if fit == FULL else f"{name}-{HOLDOUT}"
 
 
-def _identity(lake: Lake, table: str) -> str:
+def identity(lake: Lake, table: str) -> str:
     """The table's own id and its pinned version: another table of the same name is not the same input."""
+    version = lake.version(table)  # says so where there is no such table
     [(table_id,)] = lake.handle(table).detail().select("id").collect()
-    return f"{table_id}@{lake.version(table)}"
+    return f"{table_id}@{version}"
 
 
 def _train(spark: SparkSession, cfg: Config, fit: str, lake: Lake, version: str) -> None:
@@ -84,18 +85,18 @@ def _train(spark: SparkSession, cfg: Config, fit: str, lake: Lake, version: str)
         raise DataContractError(f"{lake.name(table)} is empty: {fit} training needs users with at least one event.")
     models = lake.models_folder()
     working = checkpoint.working_folder(models, version)
-    _make_folder(working)
+    make_folder(working)
     job = preparation.prepare(lake, cfg, fit, working, _chosen(lake, cfg, fit))
     results: list[FitResult] = launch(spark, cfg.training, train, job)
     rows = [row for result in results for row in result.rows]
-    _check_rows(rows, n_rows, lake.name(table))
+    check_rows(rows, n_rows, lake.name(table))
     (working / artifact.CONFIG).write_text(config.dump(cfg), encoding="utf-8")
     summary = dataclasses.asdict(results[0]) | {"rows": [dataclasses.asdict(row) for row in rows]}
     (working / _SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     checkpoint.publish(working, models / version)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,7 +120,7 @@ def _chosen(lake: Lake, cfg: Config, fit: str) -> dict[str, Any] | None:
     return summary
 
 
-def _check_rows(rows: list[EpochRow], n_rows: int, table: str) -> None:
+def check_rows(rows: list[EpochRow], n_rows: int, table: str) -> None:
     """Raises TrainingError unless the ranks together read every row of the table in every epoch."""
     read: dict[int, int] = {}
     for row in rows:
@@ -142,14 +143,19 @@ def _record(lake: Lake, cfg: Config, fit: str, folder: Path, started: float) -> 
     """The rows of `training`, `model_versions` and `ledger`, from the folder's summary."""
     version = folder.name
     summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
-    rows = [
-        (cfg.run.id, version, r["epoch"], r["rank"], r["rows_read"], r["steps"], float(r["loss"]), float(r["seconds"]))
-        for r in summary["rows"]
-    ]
+    ledger = record_epochs(lake, cfg.run.id, version, summary["rows"])
     of_version = f"{C.MODEL_VERSION} = '{version}'"
-    frame = lake.spark.createDataFrame(rows, columns.TRAINING).coalesce(1)
-    delta_version = lake.write(Tables.TRAINING, frame, replace_where=of_version)
     model = (fit, version, cfg.run.id, str(folder), summary["epochs"], dt.datetime.now(dt.UTC))
     lake.write(Tables.MODELS, lake.spark.createDataFrame([model], columns.MODELS), replace_where=of_version)
-    ledger = LedgerRow(table=Tables.TRAINING, rows_in=len(rows), rows_out=len(rows), delta_version=delta_version)
     lakes.record(lake, cfg.run.id, f"{STAGE} {fit}" if fit == HOLDOUT else STAGE, [ledger], time.monotonic() - started)
+
+
+def record_epochs(lake: Lake, run_id: str, version: str, rows: list[dict[str, Any]]) -> LedgerRow:
+    """The rows of `training` (EpochRow as dictionaries) of a version; they replace what was there of it."""
+    data = [
+        (run_id, version, r["epoch"], r["rank"], r["rows_read"], r["steps"], float(r["loss"]), float(r["seconds"]))
+        for r in rows
+    ]
+    frame = lake.spark.createDataFrame(data, columns.TRAINING).coalesce(1)
+    delta_version = lake.write(Tables.TRAINING, frame, replace_where=f"{C.MODEL_VERSION} = '{version}'")
+    return LedgerRow(table=Tables.TRAINING, rows_in=len(data), rows_out=len(data), delta_version=delta_version)

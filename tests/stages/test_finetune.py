@@ -128,9 +128,9 @@ def test_rows_that_were_not_read_fail_the_fit() -> None:
     def row(epoch: int, rank: int, rows_read: int) -> EpochRow:
         return EpochRow(epoch=epoch, rank=rank, rows_read=rows_read, steps=3, loss=1.0, seconds=0.1)
 
-    finetune._check_rows([row(1, 0, 50), row(1, 1, 51)], 101, "sequences")
+    finetune.check_rows([row(1, 0, 50), row(1, 1, 51)], 101, "sequences")
     with pytest.raises(TrainingError, match="read 100 rows in epoch 2, but sequences has 101: nothing was published"):
-        finetune._check_rows([row(1, 0, 50), row(1, 1, 51), row(2, 0, 50), row(2, 1, 50)], 101, "sequences")
+        finetune.check_rows([row(1, 0, 50), row(1, 1, 51), row(2, 0, 50), row(2, 1, 50)], 101, "sequences")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(spark: SparkSession, cfg: Config, tmp_path: Path) -> None:
