@@ -229,6 +229,7 @@ class ModelConfig:
     history_length: int | None = None  # newest events that the tower reads, at most text.sequence_length
     dropout: float | None = None  # in the tower, 0..1
     version: str | None = None  # model to encode and score with; None: the newest
+    int8: bool = False  # encode with int8 weights, on CPUs
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -292,6 +293,7 @@ class PretrainLosses:
     text_contrast: float = 0.0
     mlm: float = 0.0
     moments: float = 0.0  # distance of the sources' means and covariances
+    distil: float = 0.0  # distance from the vectors of model.encoder, for a student of fewer layers
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -308,6 +310,8 @@ class PretrainConfig:
     losses: PretrainLosses = field(default_factory=PretrainLosses)
     text: TextAugmentConfig = field(default_factory=TextAugmentConfig)
     history: HistoryAugmentConfig = field(default_factory=HistoryAugmentConfig)
+    layers: int | None = None  # of the encoder that are kept, evenly spaced; None: all
+    prefixes: list[int] = field(default_factory=list)  # of distil: first entries of a vector that have to do alone
     epochs: int = 1
     window_events: int = 50  # events in a row of the training table
     windows_per_step: int = 32  # a rank
@@ -316,7 +320,7 @@ class PretrainConfig:
     behaviour_texts: int = 0  # of mlm: histories a step, written as one text each
     half_life: float = 10.0  # of an event's weight in a history's vector, events
     similarity_temperature: float = 0.05  # of the softmax over cosines
-    learning_rate: float = 3e-5  # peak; rises over the first tenth of the steps, then falls to 0
+    learning_rate: float = 5e-5  # peak; rises over the first tenth of the steps, then falls to 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -32,7 +32,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     written = []
     user_tokens = table_of(Tables.USER_TOKENS, fit)
     for tokens, vectors in ((Tables.ITEM_TOKENS, Tables.ITEM_VECTORS), (user_tokens, Tables.USER_VECTORS)):
-        rows = encoded(lake.read(tokens), str(folder), _tasks(spark))
+        rows = encoded(lake.read(tokens), str(folder), _tasks(spark), int8=cfg.model.int8)
         name = table_of(vectors, fit)
         version = lake.write(name, rows.withColumn(C.MODEL_VERSION, F.lit(folder.name)))
         n_rows = lake.rows_written(name, version)
@@ -41,22 +41,23 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     lakes.record(lake, cfg.run.id, stage, written, time.monotonic() - started)
 
 
-def encoded(tokens: DataFrame, folder: str, n_tasks: int) -> DataFrame:
+def encoded(tokens: DataFrame, folder: str, n_tasks: int, *, int8: bool = False) -> DataFrame:
     """(id, vector) of the rows of TOKENS that have text; equal texts, by their hash, are encoded once."""
     with_text = tokens.where(F.col(C.N_TOKENS) > 0)
     distinct = with_text.dropDuplicates([C.CONTENT_HASH]).select(C.CONTENT_HASH, C.N_TOKENS, C.INPUT_IDS)
     # every task gets texts of all lengths, in one Arrow batch after the other, and sorts them by length itself
     dealt = distinct.repartition(n_tasks, C.CONTENT_HASH)
-    vectors = dealt.mapInArrow(partial(encode_partition, folder=folder), _HASHED)
+    vectors = dealt.mapInArrow(partial(encode_partition, folder=folder, int8=int8), _HASHED)
     return with_text.select(C.ID, C.CONTENT_HASH).join(vectors, C.CONTENT_HASH).select(C.ID, C.VECTOR)
 
 
-def encode_partition(batches: Iterator[pa.RecordBatch], folder: str) -> Iterator[pa.RecordBatch]:
+def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool = False) -> Iterator[pa.RecordBatch]:
     """For mapInArrow: (content_hash, n_tokens, input_ids) to (content_hash, vector); the encoder is loaded once."""
     from pathlib import Path
 
     import torch
 
+    from flmrec.model.compression import quantized
     from flmrec.model.encoder import encode_rows
     from flmrec.training.comm import own_device
 
@@ -66,6 +67,8 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str) -> Iterator
     for batch in batches:
         if encoder is None:
             encoder = artifact.load_text_encoder(Path(folder)).to(device)
+            if int8 and device.type == "cpu":
+                encoder = quantized(encoder)
         n_tokens = batch.column(C.N_TOKENS).to_numpy()
         lists = batch.column(C.INPUT_IDS)
         ids = np.zeros((len(n_tokens), int(n_tokens.max(initial=1))), dtype=np.int64)

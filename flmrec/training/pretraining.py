@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flmrec.columns import C
 from flmrec.config import PretrainConfig
 from flmrec.errors import TrainingError, UsageError
-from flmrec.model import artifact, pretraining
+from flmrec.model import artifact, compression, pretraining
 from flmrec.model import augment as histories
 from flmrec.model.encoder import Pooling, Tuning, bf16_is_fast, load_encoder
 from flmrec.model.pretraining import IGNORED, MaskedLanguageHead
@@ -125,6 +125,9 @@ class Pretrainer:
         self.translate = texts.translator(job.plan.text.translator)
         self.with_events = np.array(job.with_events)
         self.encoder = load_encoder(job.encoder, job.pooling, job.tuning).to(comm.device)
+        self.teacher = load_encoder(job.encoder, job.pooling).to(comm.device) if self.plan.losses.distil else None
+        if self.plan.layers is not None:
+            compression.shorten(self.encoder, self.plan.layers)
         self.bf16 = bf16_is_fast(comm.device)
         self.head = self._language_head()
         self.trained = [p for p in self.encoder.parameters() if p.requires_grad]
@@ -174,7 +177,8 @@ class Pretrainer:
     ) -> dict[str, Tensor]:
         plan, device = self.plan, self.comm.device
         weights = plan.losses
-        vectors = F.normalize(self.encoder(*self._tokens([self.corpus.texts[i] for i in pool])), dim=1)
+        tokens = self._tokens([self.corpus.texts[i] for i in pool])
+        vectors = F.normalize(self.encoder(*tokens), dim=1)
         table = torch.cat([torch.zeros_like(vectors[:1]), vectors])  # (P + 1, H)
         groups = torch.from_numpy(self.corpus.sources[pool]).to(device)
         sources = torch.cat([groups.new_full((1,), -1), groups])
@@ -192,6 +196,10 @@ class Pretrainer:
             losses["history_contrast"] = self._history_contrast(table, windows[histories_of], owners, groups, rng)
         if weights.moments:
             losses["moments"] = pretraining.moment_loss(vectors, groups)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = self.teacher(*tokens)
+            losses["distil"] = compression.distillation_loss(vectors, wanted, plan.prefixes)
         if weights.text_contrast or weights.mlm:
             losses |= self._view_losses(pool, vectors, groups, windows[histories_of], rng)
         return losses

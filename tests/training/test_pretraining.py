@@ -22,10 +22,10 @@ from tests.small import KINDS, write_encoder
 
 TEXTS = [f"{kind} {name}" for kind in ("garden", "kitchen", "music") for name in KINDS[kind]]  # 6 of a kind
 EVERYTHING = PretrainConfig(
-    losses=PretrainLosses(next_item=1, masked_item=1, history_contrast=0.5, text_contrast=0.5, mlm=0.5, moments=0.1),
+    losses=PretrainLosses(next_item=1, masked_item=1, history_contrast=0.5, text_contrast=0.5, mlm=0.5, moments=0.1, distil=0.1),
     text=TextAugmentConfig(drop=0.2, mask=0.2, templates=["{text}", "they sell {text}"]),
     history=HistoryAugmentConfig(crop=0.2, reorder=0.3, substitute=0.2, drop=0.1, mask=0.1),
-    behaviour_texts=2, epochs=2, window_events=5, windows_per_step=8, texts_per_step=12, learning_rate=1e-3,
+    prefixes=[8], behaviour_texts=2, epochs=2, window_events=5, windows_per_step=8, texts_per_step=12, learning_rate=1e-3,
 )  # fmt: skip
 
 
