@@ -326,7 +326,7 @@ class PretrainConfig:
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FactorizationConfig:
     dim: int | None = None  # latent factors of each linear model; None: by the data's size, as the next ones
-    half_life: float | None = None  # of an event's weight in the sequential model, events
+    half_life: float | None = None  # of the sequential model, events; None: one or two, by the data's size
     ridge: float | None = None  # of the linear models, events
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flmrec.evaluation.gain import ndcg, next_item_ndcg
+from flmrec.evaluation.gain import CHOOSING_K, ndcg, next_item_ndcg
 from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend
 from flmrec.factorization.histories import Floats, Ints
 
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
 PRIOR_EVENTS = (0.0, 1.0, 3.0, 10.0)
 _ROUNDS = 2
-_START = {TOWER: 0.5, SEQUENTIAL: 1.0, LONG: 0.25}  # what most data sets come close to
+_WORTH = 1.002  # a weight is changed for a gain of more than this factor, so that chance does not move it
+_START = {TOWER: 0.5, SEQUENTIAL: 1.0, LONG: 1.0}  # what most data sets come close to
 _COLD_START = {TOWER: 0.25, SEQUENTIAL: 0.25, LONG: 1.0}
 
 
@@ -42,7 +43,7 @@ class ColdJudges:
 def choose_warm(
     start: Blend, parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, judges: WarmJudges
 ) -> Blend:
-    """The weights and prior_events with the best NDCG@10 of the judges' next events, near `start`.
+    """The weights and prior_events with the best NDCG@100 of the judges' next events, near `start`.
 
     parts, predicted: (n + 1, d) factors of all items; counts: (n + 1,) their events.
     """
@@ -52,12 +53,17 @@ def choose_warm(
     def measure(blend: Blend) -> float:
         share = blend.own_share(counts)
         scores = sum(blend.warm[n] * (own[n] * share + guessed[n] * (1 - share)) for n in parts)
-        return float(next_item_ndcg(np.asarray(scores), judges.seen, judges.targets).mean())
+        return float(next_item_ndcg(np.asarray(scores), judges.seen, judges.targets, CHOOSING_K).mean())
 
     best = _search(start.warm, lambda warm: measure(replace(start, warm=warm)))
     chosen = replace(start, warm=best)
-    prior_events = max(PRIOR_EVENTS, key=lambda value: measure(replace(chosen, prior_events=value)))
-    return replace(chosen, prior_events=prior_events)
+    best_value = measure(chosen)
+    for prior_events in PRIOR_EVENTS:
+        trial = replace(chosen, prior_events=prior_events)
+        value = measure(trial)
+        if value > best_value * _WORTH:
+            chosen, best_value = trial, value
+    return chosen
 
 
 def choose_cold(start: Blend, judges: ColdJudges) -> Blend:
@@ -83,7 +89,7 @@ def _as_wide_as(cold: Mapping[str, float], warm: Mapping[str, float], scores: Ma
 
 
 def _search(start: Mapping[str, float], measure: Callable[[Mapping[str, float]], float]) -> dict[str, float]:
-    """Coordinate search over WEIGHTS from `start`; ties keep what is there. Never all zero."""
+    """Coordinate search over WEIGHTS from `start`; what is there stays unless a change is worth it. Never all zero."""
     best = dict(start)
     best_value = measure(best)
     for _ in range(_ROUNDS):
@@ -93,6 +99,6 @@ def _search(start: Mapping[str, float], measure: Callable[[Mapping[str, float]],
                 if weight == best[name] or not any(trial.values()):
                     continue
                 value = measure(trial)
-                if value > best_value:
+                if value > best_value * _WORTH:
                     best, best_value = trial, value
     return best

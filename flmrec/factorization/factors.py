@@ -7,6 +7,7 @@ kernel ridge regression predicts from text and attributes; an item with few even
 else.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,6 @@ class UserSide:
     flm: Flm
     tower_items: Floats  # (n + 1, D) item factors that the tower reads
     linear: Mapping[str, LinearFactors]
-    half_lives: Mapping[str, float | None]
     spreads: Mapping[str, Floats]  # part: (d, d) covariance of the known items' factors
 
     @property
@@ -57,7 +57,7 @@ class UserSide:
         """Part: (users, d), scores of unit spread; zero for users without events."""
         vectors = {TOWER: self._tower(histories)}
         for name, factors in self.linear.items():
-            vectors[name] = factors.user_vectors(histories, self.half_lives[name])
+            vectors[name] = factors.user_vectors(histories)
         return {name: _of_unit_spread(vectors[name], self.spreads[name]) for name in self.spreads}
 
     def vectors(self, histories: Histories) -> Floats:
@@ -108,7 +108,7 @@ def save_user_side(side: UserSide, folder: Path) -> None:
     arrays = {"tower_items": side.tower_items} | {f"spread.{name}": spread for name, spread in side.spreads.items()}
     for name, factors in side.linear.items():
         arrays[f"inputs.{name}"], arrays[f"outputs.{name}"] = factors.inputs, factors.outputs
-    about = {name: "" if value is None else str(value) for name, value in side.half_lives.items()}
+    about = {name: json.dumps(factors.half_lives) for name, factors in side.linear.items()}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # a view's bytes would be misread
     save_file(whole, folder / FILE, metadata=about | {"parts": " ".join(side.parts)})
 
@@ -118,10 +118,13 @@ def load_user_side(folder: Path) -> UserSide:
     with safe_open(folder / FILE, framework="np") as file:
         about = file.metadata()
     names = about["parts"].split()
-    linear = {n: LinearFactors(arrays[f"inputs.{n}"], arrays[f"outputs.{n}"]) for n in names if f"inputs.{n}" in arrays}
-    half_lives = {name: float(about[name]) if about[name] else None for name in linear}
+    linear = {
+        name: LinearFactors(arrays[f"inputs.{name}"], arrays[f"outputs.{name}"], tuple(json.loads(about[name])))
+        for name in names
+        if name in about
+    }
     spreads = {name: arrays[f"spread.{name}"] for name in names}
-    return UserSide(artifact.load_flm(folder), arrays["tower_items"], linear, half_lives, spreads)
+    return UserSide(artifact.load_flm(folder), arrays["tower_items"], linear, spreads)
 
 
 def _of_unit_spread(vectors: Floats, spread: Floats) -> Floats:

@@ -1,6 +1,5 @@
 """Users' histories as two flat arrays, and the sums over them that linear models need. numpy only."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,8 +71,6 @@ class Histories:
         after = np.repeat(self.starts[1:], self.lengths)[newer] - 1 - newer
         return self.items[newer - lag], self.items[newer], after
 
-    def lags(self, half_life: float) -> Iterator[tuple[int, float]]:
-        """Lags that matter, each with its weight 0.5 ** ((lag - 1) / half_life)."""
-        longest = int(min(_MAX_LAG, 8 * half_life, self.lengths.max(initial=0) - 1))
-        for lag in range(1, longest + 1):
-            yield lag, float(np.exp2(-(lag - 1) / half_life))
+    def longest_lag(self, half_life: float) -> int:
+        """Events further apart than this matter little to each other."""
+        return int(min(_MAX_LAG, 8 * half_life, self.lengths.max(initial=0) - 1))

@@ -6,6 +6,7 @@ the recency-weighted history before it. Both need one dense matrix of items by i
 `spectral` needs none and takes larger ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,22 @@ _POWER_ITERATIONS = 4
 class LinearFactors:
     """Scores of a user = (sum over the history of weight * inputs[item]) @ outputs.T; row 0 (padding) is zero.
 
-    inputs, outputs: (n_items + 1, rank) float32.
+    Events are weighted by one or more half-lives, None: all alike; each half-life has its own inputs.
+    inputs: (half-lives * (n_items + 1), rank), outputs: (n_items + 1, rank), float32.
     """
 
     inputs: Floats
     outputs: Floats
+    half_lives: tuple[float | None, ...] = (None,)
 
-    def user_vectors(self, histories: Histories, half_life: float | None) -> Floats:
-        """(users, rank), recency-weighted; None: all events count alike."""
-        return np.asarray(histories.matrix(half_life) @ self.inputs, dtype=np.float32)
+    def user_vectors(self, histories: Histories) -> Floats:
+        """(users, rank)."""
+        return np.asarray(weighted(histories, self.half_lives) @ self.inputs, dtype=np.float32)
+
+
+def weighted(histories: Histories, half_lives: Sequence[float | None]) -> sp.csr_matrix:
+    """(users, half-lives * (n_items + 1)): the histories weighted by each half-life, side by side."""
+    return sp.hstack([histories.matrix(half_life) for half_life in half_lives], format="csr")
 
 
 def ease(histories: Histories, ridge: float) -> Tensor:
@@ -45,14 +53,21 @@ def ease(histories: Histories, ridge: float) -> Tensor:
     return weights
 
 
-def sequential(histories: Histories, half_life: float, ridge: float) -> Tensor:
-    """(n + 1, n + 1) weights B that minimise sum over events of |x B - e|^2 + ridge |B|^2.
+def sequential(histories: Histories, half_lives: Sequence[float], ridge: float, *, popularity: float = 0.2) -> Tensor:
+    """Weights B (half-lives * (n + 1), n + 1) that minimise sum over events of |x B - e|^2 + ridge |B|^2.
 
-    x: the history before the event, weights 0.5 ** (age / half_life); e: one-hot of the event. ridge: > 0, events.
+    x: the history before the event, once for each half-life, weights 0.5 ** (age / half_life); e: one-hot of the event.
+    ridge: > 0, events, at the first half-life; it grows with the root of the others. The columns are divided by their
+    items' events ** popularity afterwards: squared error favours popular items more than a ranking does.
     """
-    gram, cross = _sequential_sums(histories, half_life)
-    gram.diagonal().add_(ridge)
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+    gram, cross = _sequential_sums(histories, half_lives)
+    size = histories.n_items + 1
+    for place, half_life in enumerate(half_lives):
+        own = slice(place * size, (place + 1) * size)
+        gram.diagonal()[own].add_(ridge * (half_life / half_lives[0]) ** 0.5)
+    weights = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+    counts = torch.from_numpy(np.maximum(histories.item_counts(), 1).astype(np.float32))
+    return weights.div_(counts**popularity)
 
 
 def spectral(histories: Histories, rank: int, *, popularity: float = 0.5) -> LinearFactors:
@@ -80,21 +95,24 @@ def _orthonormal(columns: np.ndarray) -> Floats:
     return torch.linalg.qr(torch.from_numpy(np.asarray(columns, dtype=np.float32)))[0].numpy()
 
 
-def low_rank(weights: Tensor, histories: Histories, rank: int) -> LinearFactors:
-    """The rank-`rank` product that changes the scores X @ weights least (X: all histories, unweighted), by SVD.
+def low_rank(
+    weights: Tensor, histories: Histories, rank: int, half_lives: tuple[float | None, ...] = (None,)
+) -> LinearFactors:
+    """The rank-`rank` product that changes the scores X @ weights least (X: all histories, weighted), by SVD.
 
     Truncating the scores, not the weights, keeps what users with real histories see.
     """
-    rank = min(rank, weights.shape[0] - 1)
-    basis = _score_basis(histories.matrix(None), weights.numpy(), rank)  # (n + 1, rank), orthonormal columns
+    rank = min(rank, weights.shape[1] - 1)
+    basis = _score_basis(weighted(histories, half_lives), weights.numpy(), rank)  # (n + 1, rank), orthonormal columns
     inputs = weights @ torch.from_numpy(basis)
-    return LinearFactors(inputs.numpy(), basis)
+    return LinearFactors(inputs.numpy(), basis, half_lives)
 
 
 def _score_basis(matrix: sp.csr_matrix, weights: Floats, rank: int) -> Floats:
     """The first right singular vectors of matrix @ weights by subspace iteration; the scores are never made."""
     rng = np.random.default_rng(0)
-    basis = rng.standard_normal((weights.shape[0], min(rank + 16, weights.shape[0]))).astype(np.float32)
+    n_items = weights.shape[1]
+    basis = rng.standard_normal((n_items, min(rank + 16, n_items))).astype(np.float32)
     left = torch.from_numpy(weights)
     for _ in range(_POWER_ITERATIONS):
         seen = matrix @ (left @ torch.from_numpy(basis)).numpy()  # (users, rank + 16)
@@ -104,36 +122,66 @@ def _score_basis(matrix: sp.csr_matrix, weights: Floats, rank: int) -> Floats:
     return np.ascontiguousarray(basis @ turned.flip(1)[:, :rank].numpy())
 
 
-def _sequential_sums(histories: Histories, half_life: float) -> tuple[Tensor, Tensor]:
-    """(sum of x x^T, sum of x e^T) over all events, both (n + 1, n + 1).
+def _sequential_sums(histories: Histories, half_lives: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(sum of x x^T, sum of x e^T) over all events, a block of (n + 1, n + 1) for each (pair of) half-lives.
 
-    With decay g, x_t = sum over earlier s of g^(t-1-s) e_s. The pair (s, s + lag) enters x_t x_t^T for every later t:
-    g^lag (1 + g^2 + ...), a geometric sum over the events after it. So each lag is one sparse sum over the log.
+    With decay g, x_t = sum over earlier s of g^(t-1-s) e_s. For decays g and f the pair (s, s + lag) enters x_t y_t^T
+    for every later t: g^lag (1 + g f + (g f)^2 ...), a geometric sum over the events after it. So each lag is one
+    sparse sum over the log.
     """
-    decay = float(np.exp2(-1 / half_life))
-    size = histories.n_items + 1
-    gram, cross = torch.zeros(size, size), torch.zeros(size, size)
+    size, n = histories.n_items + 1, len(half_lives)
+    decays = [float(np.exp2(-1 / half_life)) for half_life in half_lives]
+    gram, cross = torch.zeros(n * size, n * size), torch.zeros(n * size, size)
+    block = [slice(place * size, (place + 1) * size) for place in range(n)]
+    pairs = [(a, b) for a in range(n) for b in range(a, n)]
     own = np.repeat(histories.starts[1:], histories.lengths) - 1 - np.arange(len(histories.items))
-    _add(gram, histories.items, histories.items, _geometric(own, decay))
-    for lag, weight in histories.lags(half_life):
+    itself = _Cells.of(histories.items, histories.items, size)
+    for a, b in pairs:
+        itself.add(gram[block[a], block[b]], _geometric(own, decays[a] * decays[b]))
+    for lag in range(1, histories.longest_lag(max(half_lives)) + 1):
         older, newer, after = histories.pairs(lag)
-        distinct = older != newer
-        _add(cross, older[distinct], newer[distinct], np.full(distinct.sum(), weight))
-        together = decay**lag * _geometric(after, decay)
-        _add(gram, older, newer, together)
-        _add(gram, newer, older, together)
+        forth, back = _Cells.of(older, newer, size), _Cells.of(newer, older, size)
+        near = [lag <= histories.longest_lag(half_life) for half_life in half_lives]
+        for a in range(n):
+            if near[a]:
+                forth.add(cross[block[a]], np.where(older != newer, decays[a] ** (lag - 1), 0.0))
+        for a, b in pairs:
+            together = _geometric(after, decays[a] * decays[b])
+            if near[a]:
+                forth.add(gram[block[a], block[b]], decays[a] ** lag * together)
+            if near[b]:
+                back.add(gram[block[a], block[b]], decays[b] ** lag * together)
+    for a, b in pairs:
+        gram[block[b], block[a]] = gram[block[a], block[b]].T.clone()
     return gram, cross
 
 
-def _geometric(events_after: Ints, decay: float) -> np.ndarray:
-    """1 + g^2 + g^4 + ... with one term for each event after."""
-    return (1 - decay ** (2 * events_after)) / (1 - decay**2)
+def _geometric(events_after: Ints, ratio: float) -> np.ndarray:
+    """1 + ratio + ratio^2 + ... with one term for each event after."""
+    return (1 - ratio**events_after) / (1 - ratio)
 
 
-def _add(total: Tensor, rows: Ints, columns: Ints, values: np.ndarray) -> None:
-    part = sp.coo_matrix((values.astype(np.float32), (rows, columns)), shape=tuple(total.shape)).tocsr()  # sums doubles
-    part = part.tocoo()
-    total.numpy()[part.row, part.col] += part.data
+@dataclass(frozen=True)
+class _Cells:
+    """Where values go that are to be added to a matrix, sorted once for several matrices."""
+
+    order: Ints
+    starts: Ints  # of the values in that order that go to one cell
+    rows: Ints
+    columns: Ints
+
+    @classmethod
+    def of(cls, rows: Ints, columns: Ints, n_columns: int) -> "_Cells":
+        key = rows * n_columns + columns
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        first = key[order[starts]]
+        return cls(order, starts, first // n_columns, first % n_columns)
+
+    def add(self, total: Tensor, values: np.ndarray) -> None:
+        """total: a matrix or a view of one, changed in place."""
+        if len(self.order):
+            total.numpy()[self.rows, self.columns] += np.add.reduceat(values[self.order], self.starts)
 
 
 def _dense(matrix: sp.spmatrix) -> Tensor:

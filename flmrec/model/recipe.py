@@ -1,11 +1,16 @@
 """How a model is trained: what the configuration leaves open is chosen here by the size of the data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
+
+TWO_HALF_LIVES_LIMIT = (
+    6_000  # items; a sequential model of two half-lives solves a system twice as wide as the catalogue
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +62,14 @@ class LinearRecipe:
     """The linear models in closed form."""
 
     rank: int = 128
-    half_life: float = 8.0  # events, of the sequential model
+    half_lives: tuple[float, ...] = (3.0, 24.0)  # events, of the sequential model
     sequential_ridge: float = 300.0  # events
     ease_ridge: float = 300.0  # events
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "LinearRecipe":
+        """From what `dataclasses.asdict` gave, back from JSON."""
+        return cls(**{**settings, "half_lives": tuple(settings["half_lives"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,7 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
     linear = _stated(
         _linear(size),
         rank=factorization.dim,
-        half_life=factorization.half_life,
+        half_lives=None if factorization.half_life is None else (factorization.half_life,),
         sequential_ridge=factorization.ridge,
         ease_ridge=factorization.ridge,
     )
@@ -117,5 +127,5 @@ def _linear(size: DataSize) -> LinearRecipe:
     """The sums grow with the events an item, and so does the ridge that they need."""
     events_per_item = size.n_events / max(size.n_items, 1)
     ridge = min(max(5 * events_per_item, 50.0), 500.0)
-    rank = 128 if size.n_items < 5_000 else 256
-    return LinearRecipe(sequential_ridge=ridge, ease_ridge=ridge, rank=rank)
+    half_lives = (3.0, 24.0) if size.n_items <= TWO_HALF_LIVES_LIMIT else (4.0,)
+    return LinearRecipe(sequential_ridge=ridge, ease_ridge=ridge, rank=256, half_lives=half_lives)

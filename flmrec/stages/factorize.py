@@ -106,8 +106,7 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories
     tower = _tower_factors(flm, texts, attributes)
     parts = {TOWER: tower} | {name: linear[name].outputs for name in (SEQUENTIAL, LONG) if name in linear}
     spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
-    half_lives = {SEQUENTIAL: preparation.half_life(folder), LONG: None}
-    side = UserSide(flm, tower[:, :-1], linear, half_lives, spreads)
+    side = UserSide(flm, tower[:, :-1], linear, spreads)
     return Items(side, parts, prior.item_features(texts, attributes, known, _ATTRIBUTE_SHARE), counts)
 
 

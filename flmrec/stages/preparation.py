@@ -4,6 +4,7 @@ The linear models, which are the encoder's teacher and parts of the published fa
 the holdout fit what its choices are judged by: each user's next event, and items that the teacher does not get to see.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from flmrec.columns import HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.data import split
-from flmrec.evaluation.gain import next_item_ndcg
+from flmrec.evaluation.gain import CHOOSING_K, next_item_ndcg
 from flmrec.factorization import linear
 from flmrec.factorization.factors import LONG, SEQUENTIAL
 from flmrec.factorization.histories import Histories
@@ -33,8 +34,8 @@ from flmrec.training.inputs import Validation
 from flmrec.training.worker import FitJob
 
 ATTRIBUTES_JSON, LINEAR = "attributes.json", "linear.safetensors"
-_HALF_LIFE = "half_life"  # of the sequential model, in the header of LINEAR
 _TUNED_UP_TO = 4_000  # items; linear models of larger catalogues take the recipe's settings
+_GAIN = 0.001  # of NDCG@100, by which a setting has to be better than those before it: near the recipe's is safer
 _JUDGES = 5_000  # users that judge a setting, at most
 _COLD_SHARE = 10  # one item in so many is held back from the teacher
 
@@ -57,7 +58,9 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
     (folder / ATTRIBUTES_JSON).write_text(encoder.to_json(), encoding="utf-8")
     _save(folder / inputs.ATTRIBUTES, {"attributes": features})
     validation = _validation(lake, cfg, histories) if fit == HOLDOUT else None
-    settings = LinearRecipe(**chosen["linear"]) if chosen else _linear_settings(cfg, histories, plan.linear, validation)
+    settings = (
+        LinearRecipe.of(chosen["linear"]) if chosen else _linear_settings(cfg, histories, plan.linear, validation)
+    )
     _save_linear(histories, settings, folder)
     _save_teacher(histories, settings, folder, hold_back=fit == HOLDOUT, seed=cfg.run.seed)
     if validation is not None:
@@ -80,14 +83,9 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
 def load_linear(folder: Path) -> dict[str, LinearFactors]:
     """The linear models of a model folder by name: `long`, and `sequential` where the catalogue was not too large."""
     arrays = load_file(folder / LINEAR)
-    names = sorted({key.split(".")[0] for key in arrays})
-    return {name: LinearFactors(arrays[f"{name}.inputs"], arrays[f"{name}.outputs"]) for name in names}
-
-
-def half_life(folder: Path) -> float:
-    """The half-life that the sequential model of a folder was fitted with, events."""
     with safe_open(folder / LINEAR, framework="np") as file:
-        return float(file.metadata()[_HALF_LIFE])
+        half_lives = {name: tuple(json.loads(text)) for name, text in file.metadata().items()}
+    return {n: LinearFactors(arrays[f"{n}.inputs"], arrays[f"{n}.outputs"], half_lives[n]) for n in half_lives}
 
 
 def _validation(lake: Lake, cfg: Config, histories: Histories) -> Validation | None:
@@ -126,24 +124,26 @@ def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation)
     """What validation likes best near the recipe's settings."""
     best, best_ndcg = settings, -1.0
     seen = [validation.histories.of_user(user) for user in range(validation.histories.n_users)]
-    for half_life in (settings.half_life / 2, settings.half_life, settings.half_life * 2):
-        rows = validation.histories.matrix(half_life)
-        for ridge in (settings.sequential_ridge / 3, settings.sequential_ridge, settings.sequential_ridge * 3):
-            weights = linear.sequential(histories, half_life, ridge).numpy()
-            ndcg = float(next_item_ndcg(np.asarray(rows @ weights), seen, validation.targets).mean())
-            if ndcg > best_ndcg:
+    for factor in (1.0, 0.5, 2.0):
+        half_lives = tuple(factor * half_life for half_life in settings.half_lives)
+        rows = linear.weighted(validation.histories, half_lives)
+        for ridge in (settings.sequential_ridge, settings.sequential_ridge / 3, settings.sequential_ridge * 3):
+            weights = linear.sequential(histories, half_lives, ridge).numpy()
+            scores = np.asarray(rows @ weights)
+            ndcg = float(next_item_ndcg(scores, seen, validation.targets, CHOOSING_K).mean())
+            if ndcg > best_ndcg + _GAIN:
                 best_ndcg = ndcg
-                best = replace(settings, half_life=half_life, sequential_ridge=ridge)
+                best = replace(settings, half_lives=half_lives, sequential_ridge=ridge)
     return best
 
 
 def _save_linear(histories: Histories, settings: LinearRecipe, folder: Path) -> None:
     models = {LONG: _long_model(histories, settings)}
     if histories.n_items <= linear.LIMIT:
-        weights = linear.sequential(histories, settings.half_life, settings.sequential_ridge)
-        models[SEQUENTIAL] = linear.low_rank(weights, histories, settings.rank)
+        weights = linear.sequential(histories, settings.half_lives, settings.sequential_ridge)
+        models[SEQUENTIAL] = linear.low_rank(weights, histories, settings.rank, settings.half_lives)
     arrays = {f"{name}.{part}": getattr(m, part) for name, m in models.items() for part in ("inputs", "outputs")}
-    _save(folder / LINEAR, arrays, {_HALF_LIFE: str(settings.half_life)})
+    _save(folder / LINEAR, arrays, {name: json.dumps(model.half_lives) for name, model in models.items()})
 
 
 def _long_model(histories: Histories, settings: LinearRecipe) -> LinearFactors:
@@ -170,7 +170,7 @@ def _save_cold_validation(
 ) -> None:
     judges = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[:_JUDGES]
     picked = chosen.of_users(judges)
-    users = teacher.user_vectors(visible.of_users(judges), None)
+    users = teacher.user_vectors(visible.of_users(judges))
     arrays = {"users": users, "cold": cold, "starts": picked.starts, "items": picked.items}
     _save(folder / inputs.COLD_VALIDATION, arrays | {"n_items": np.array([chosen.n_items])})
 

@@ -69,7 +69,7 @@ class FitResult:
     rows: list[EpochRow] = field(default_factory=list)
     epochs: int = 0  # chosen
     aligned_epochs: int = 0  # chosen
-    linear: dict[str, float] = field(default_factory=dict)  # settings of the linear models, as prepared
+    linear: dict[str, Any] = field(default_factory=dict)  # settings of the linear models, as prepared
     validation: dict[int, float] = field(default_factory=dict)  # epoch: NDCG@10 of the tower
     cold_validation: dict[int, float] = field(default_factory=dict)  # epochs of alignment: NDCG@10 of pseudo-cold items
     alignment_loss: dict[int, float] = field(default_factory=dict)  # epoch: mean KL to the teacher, nats

@@ -22,13 +22,15 @@ def side() -> UserSide:
     rng = np.random.default_rng(0)
     flm = Flm(N, 3, 0, TowerRecipe(dim=4, heads=2, length=3)).eval()
     linear = {
-        SEQUENTIAL: LinearFactors(rng.normal(size=(N + 1, 5)).astype("f4"), rng.normal(size=(N + 1, 5)).astype("f4")),
+        SEQUENTIAL: LinearFactors(
+            rng.normal(size=(2 * N + 2, 5)).astype("f4"), rng.normal(size=(N + 1, 5)).astype("f4"), (2.0, None)
+        ),
         LONG: LinearFactors(rng.normal(size=(N + 1, 2)).astype("f4"), rng.normal(size=(N + 1, 2)).astype("f4")),
     }
     tower = rng.normal(size=(N + 1, 5)).astype("f4")
     parts = {TOWER: tower, SEQUENTIAL: linear[SEQUENTIAL].outputs, LONG: linear[LONG].outputs}
     spreads = {name: factors.spread_of(part[1:]) for name, part in parts.items()}
-    return UserSide(flm, tower[:, :-1], linear, {SEQUENTIAL: 2.0, LONG: None}, spreads)
+    return UserSide(flm, tower[:, :-1], linear, spreads)
 
 
 def log() -> Histories:
@@ -63,7 +65,7 @@ def test_saved_and_loaded_it_gives_the_same_vectors(side, tmp_path: Path):
     factors.save_user_side(side, tmp_path)
     loaded = factors.load_user_side(tmp_path)
     np.testing.assert_allclose(loaded.vectors(log()), side.vectors(log()), rtol=1e-5, atol=1e-6)
-    assert loaded.half_lives == {SEQUENTIAL: 2.0, LONG: None}
+    assert loaded.linear[SEQUENTIAL].half_lives == (2.0, None)
 
 
 def test_items_lean_on_the_prediction_as_far_as_they_lack_events():

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from flmrec.factorization import linear
@@ -36,20 +37,32 @@ def test_ease_solves_its_ridge_regression_with_a_zero_diagonal():
     assert not weights.diagonal().any()
 
 
-def test_sequential_solves_its_ridge_regression_over_all_events():
-    half_life, ridge = 2.0, 0.3
+@pytest.mark.parametrize("half_lives", [(2.0,), (1.0, 4.0)])
+def test_sequential_solves_its_ridge_regression_over_all_events(half_lives):
+    ridge = 0.3
     xs, ys = [], []
     for own in LOG:
         for t in range(1, len(own)):
-            x = np.zeros(5)
-            for s in range(t):
-                x[own[s]] += 0.5 ** ((t - 1 - s) / half_life)
-            xs.append(x)
+            x = np.zeros((len(half_lives), 5))
+            for row, half_life in enumerate(half_lives):
+                for s in range(t):
+                    x[row, own[s]] += 0.5 ** ((t - 1 - s) / half_life)
+            xs.append(x.ravel())
             ys.append(np.eye(5)[own[t]])
-    gram = sum(np.outer(x, x) for x in xs) + ridge * np.eye(5)
+    ridges = np.repeat([ridge * (half_life / half_lives[0]) ** 0.5 for half_life in half_lives], 5)
+    gram = sum(np.outer(x, x) for x in xs) + np.diag(ridges)
     cross = sum(np.outer(x, y) for x, y in zip(xs, ys, strict=True))
-    expected = np.linalg.solve(gram, cross)
-    np.testing.assert_allclose(linear.sequential(histories(), half_life, ridge).numpy(), expected, atol=1e-5)
+    expected = np.linalg.solve(gram, cross) / np.array([1, 3, 3, 2, 1]) ** 0.5  # events of the items 0..4, at least 1
+    found = linear.sequential(histories(), half_lives, ridge, popularity=0.5)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_scores_of_several_half_lives_add_up():
+    weights = torch.from_numpy(np.random.default_rng(0).normal(size=(10, 5)).astype("f4"))
+    factors = linear.low_rank(weights, histories(), 4, (1.0, None))
+    log = histories()
+    expected = log.matrix(1.0) @ weights.numpy()[:5] + log.matrix(None) @ weights.numpy()[5:]
+    np.testing.assert_allclose(factors.user_vectors(log) @ factors.outputs.T, expected, atol=1e-4)
 
 
 def test_low_rank_keeps_the_scores_of_the_users():
@@ -60,10 +73,10 @@ def test_low_rank_keeps_the_scores_of_the_users():
     weights = linear.ease(log, 1.0)
     scores = log.matrix(None) @ weights.numpy()
     full = linear.low_rank(weights, log, 12)  # as many as there are users: nothing is lost
-    np.testing.assert_allclose(full.user_vectors(log, None) @ full.outputs.T, scores, atol=1e-4)
+    np.testing.assert_allclose(full.user_vectors(log) @ full.outputs.T, scores, atol=1e-4)
     cut = linear.low_rank(weights, log, 4)
     best = np.linalg.svd(scores)[1][4:]
-    error = np.linalg.norm(cut.user_vectors(log, None) @ cut.outputs.T - scores)
+    error = np.linalg.norm(cut.user_vectors(log) @ cut.outputs.T - scores)
     np.testing.assert_allclose(error, np.sqrt((best**2).sum()), rtol=1e-2)
     assert torch.from_numpy(cut.outputs).shape == (31, 4)
 
@@ -78,5 +91,5 @@ def test_spectral_is_the_filter_of_the_leading_singular_vectors():
     items = np.sqrt(np.maximum(log.item_counts(), 1))
     right = np.linalg.svd(matrix / np.sqrt(log.lengths)[:, None] / items)[2][:6]
     expected = (matrix / items) @ right.T @ right * items
-    np.testing.assert_allclose(factors.user_vectors(log, None) @ factors.outputs.T, expected, atol=0.15)
+    np.testing.assert_allclose(factors.user_vectors(log) @ factors.outputs.T, expected, atol=0.15)
     assert not factors.outputs[0].any()

@@ -21,7 +21,7 @@ def test_kernel_ridge_learns_a_curve_from_examples_and_centres_alike():
 def test_features_far_from_everything_get_the_mean_factor():
     rng = np.random.default_rng(1)
     train = rng.normal(size=(60, 3)).astype(np.float32)
-    targets = [*rng.normal(size=(60, 2)).astype(np.float32), 5, -2]
+    targets = rng.normal(size=(60, 2)).astype(np.float32) + np.array([5, -2], dtype=np.float32)
     model = prior.fit(train, targets.astype(np.float32))
     np.testing.assert_allclose(model(np.full((1, 3), 100.0, np.float32))[0], targets.mean(0), atol=1e-4)
 
