@@ -41,6 +41,7 @@ class TowerRecipe:
     batch_size: int = 64  # windows a step over all ranks
     max_epochs: int = 40
     evaluate_every: int = 5  # epochs
+    patience: int = 3  # evaluations without a gain after which training ends
 
 
 @dataclass(frozen=True, kw_only=True)

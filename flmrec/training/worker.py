@@ -92,6 +92,8 @@ def train(job: FitJob, comm: Communicator, report: Callable[[str], None]) -> Fit
         if comm.rank == 0:
             report(f"  epoch {epoch}/{run.n_epochs}: {note}")
         run.save(epoch)
+        if run.is_over(epoch):
+            break
     return run.finish()
 
 
@@ -197,6 +199,11 @@ class _Run:
         note = f"loss {loss:.4f}{self._end_alignment(epoch) if aligning else ''}{self._judge(epoch)}"
         self.result.rows.append(EpochRow(epoch, self.comm.rank, rows, len(losses), loss, time.monotonic() - started))
         return note
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether validation has not gained for as long as the recipe waits; the same on every rank."""
+        best, recipe = self.best_warm.epoch, self.job.recipe.tower
+        return best is not None and epoch - best >= recipe.patience * recipe.evaluate_every
 
     def finish(self) -> FitResult:
         """Keeps the best weights, or the last where nothing was judged, and saves them."""
