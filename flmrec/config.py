@@ -315,11 +315,12 @@ class PretrainConfig:
     epochs: int = 1
     window_events: int = 50  # events in a row of the training table
     windows_per_step: int = 32  # a rank
-    texts_per_step: int = 128  # distinct texts that a rank encodes in a step, drawn from the windows' events
+    texts_per_step: int = 64  # distinct texts that a rank encodes in a step, drawn from the windows' events
+    negatives: int = 64  # and as many more, drawn from all texts of the windows' sources, each alike
     masked_share: float = 0.15  # of tokens (mlm) and of events (masked_item)
     behaviour_texts: int = 0  # of mlm: histories a step, written as one text each
     half_life: float = 10.0  # of an event's weight in a history's vector, events
-    similarity_temperature: float = 0.05  # of the softmax over cosines
+    similarity_temperature: float = 0.1  # of the softmaxes
     learning_rate: float = 5e-5  # peak; rises over the first tenth of the steps, then falls to 0
 
 
@@ -517,7 +518,13 @@ def _pretrain_faults(pretrain: PretrainConfig) -> list[str]:
         for name, share in shares.items()
         if not 0 <= share < 1
     ]
-    for name, least in (("epochs", 1), ("windows_per_step", 1), ("window_events", 2), ("texts_per_step", 2)):
+    for name, least in (
+        ("epochs", 1),
+        ("windows_per_step", 1),
+        ("window_events", 2),
+        ("texts_per_step", 2),
+        ("negatives", 0),
+    ):
         if getattr(pretrain, name) < least:
             faults.append(f"pretrain.{name} must be at least {least}, got {getattr(pretrain, name)}")
     for name in ("half_life", "similarity_temperature", "learning_rate", "masked_share"):

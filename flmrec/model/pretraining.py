@@ -1,8 +1,8 @@
 """Self-supervised objectives in text space: an item is the vector of its text, a history the mean of its items'.
 
 Windows hold the numbers of a pool of texts (from 1; 0: no event) whose vectors are (P + 1, H), row 0 zero. Scores are
-cosines over a temperature, candidates are the pool's texts of the window's own source, and the other events of a window
-are no negatives of its targets. Losses are means in nats.
+inner products of unit queries with the texts over a temperature, candidates are the pool's texts of the window's own
+source, and the other events of a window are no negatives of its targets. Losses are means in nats.
 """
 
 import torch
@@ -28,8 +28,17 @@ class MaskedLanguageHead(nn.Module):
         return F.cross_entropy(hidden @ embeddings.T + self.bias, labels[wanted])
 
 
+def centred(vectors: Tensor, groups: Tensor) -> Tensor:
+    """(n, H) less the mean of each group's rows, as texts are ranked without labels (factorization/zero_shot.py)."""
+    out = vectors
+    for group in groups.unique():
+        own = (groups == group)[:, None]
+        out = torch.where(own, vectors - vectors[own[:, 0]].mean(0), out)
+    return out
+
+
 def pooled(vectors: Tensor, windows: Tensor, half_life: float) -> Tensor:
-    """(B, H) means of the events' unit vectors, halved every `half_life` places from the window's end."""
+    """(B, H) sums of the events' vectors, halved every `half_life` places from the window's end."""
     length = windows.shape[1]
     weights = 0.5 ** (torch.arange(length - 1, -1, -1, device=vectors.device) / half_life)  # (W,)
     return torch.einsum("w,bwh->bh", weights, vectors[windows])

@@ -34,7 +34,8 @@ from flmrec.text import augment
 from flmrec.text.tokenization import tokenizer_ref
 from flmrec.training import checkpoint, reader
 from flmrec.training.driver import check_slots, launch
-from flmrec.training.pretraining import PretrainJob, PretrainResult, train
+from flmrec.training.pretrainer import PretrainJob
+from flmrec.training.pretraining import PretrainResult, train
 from flmrec.training.worker import EpochRow
 
 STAGE = "pretrain"

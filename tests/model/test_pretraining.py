@@ -90,6 +90,14 @@ def test_contrast_pairs_rows_within_groups(vectors: Tensor) -> None:
     assert float(found) == pytest.approx(np.mean(wanted), rel=1e-5)
 
 
+def test_centring_takes_off_each_sources_mean(vectors: Tensor) -> None:
+    groups = torch.tensor([0, 1, 0, 1, 1, 2, 0, 0, 1])
+    found = pretraining.centred(vectors[1:], groups)
+    for group in range(3):
+        own = vectors[1:][groups == group]
+        torch.testing.assert_close(found[groups == group], own - own.mean(0))
+
+
 def test_pooled_halves_with_age(vectors: Tensor) -> None:
     found = pretraining.pooled(vectors, torch.tensor([[0, 3, 0, 5]]), 1.0)
     torch.testing.assert_close(found[0], vectors[5] + vectors[3] / 4)
