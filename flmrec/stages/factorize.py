@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from safetensors.numpy import load_file
@@ -26,22 +27,24 @@ from safetensors.numpy import load_file
 from flmrec import lake as lakes
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
+from flmrec.evaluation.gain import ndcg
 from flmrec.factorization import blend as blending
 from flmrec.factorization import factors as published
 from flmrec.factorization import prior
 from flmrec.factorization.blend import ColdJudges, WarmJudges
 from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Floats, Histories, Ints
+from flmrec.factorization.prior import Content, PriorSettings
+from flmrec.factorization.words import word_rows
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
 from flmrec.model.flm import Flm
 from flmrec.stages import matrices, preparation, versions
-from flmrec.training import inputs
-from flmrec.training.inputs import Validation
+from flmrec.training import inputs, reader
+from flmrec.training.inputs import Texts, Validation
 
 _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the weights, at most
 _PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
-_ATTRIBUTE_SHARE = 0.5  # of attributes against text in the features of the priors
 _HISTORY = "history"
 _VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 
@@ -52,17 +55,17 @@ class Items:
 
     side: UserSide
     parts: dict[str, Floats]  # part: (n + 1, d)
-    features: Floats  # (n + 1, F) text and attributes
+    content: Content
     counts: Ints  # (n + 1,) events
 
     @property
     def known(self) -> Ints:
         return np.flatnonzero(self.counts)
 
-    def predicted(self, known: Ints) -> dict[str, Floats]:
-        """Part: (n + 1, d) as text and attributes predict it, learned from the items `known`."""
+    def predicted(self, known: Ints, settings: PriorSettings) -> dict[str, Floats]:
+        """Part: (n + 1, d) as the content predicts it, learned from the items `known`."""
         whole = np.concatenate(list(self.parts.values()), axis=1)
-        guess = prior.fit(self.features[known], whole[known])(self.features)
+        guess = prior.predict(self.content, known, whole, settings)
         borders = np.cumsum([part.shape[1] for part in self.parts.values()])[:-1]
         return dict(zip(self.parts, np.split(guess, borders, axis=1), strict=True))
 
@@ -74,9 +77,12 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, events)
     items = _items(lake, cfg, fit, folder, histories)
-    predicted = items.predicted(items.known)
-    blend = _blend(items, predicted, histories, fit, folder)
-    artifact.save_choices(folder, {"blend": asdict(blend)})
+    cold = inputs.held_back(folder)
+    choices = artifact.load_choices(versions.holdout_of(folder)) if fit == FULL else {}
+    settings = PriorSettings(**choices["prior"]) if "prior" in choices else _prior_settings(items, histories, cold)
+    predicted = items.predicted(items.known, settings)
+    blend = Blend(**choices["blend"]) if "blend" in choices else _blend(items, predicted, histories, settings, folder)
+    artifact.save_choices(folder, {"blend": asdict(blend), "prior": asdict(settings)})
     published.save_user_side(items.side, folder)
     vectors = published.item_vectors(items.parts, predicted, items.counts, blend)
     frames = {
@@ -104,10 +110,12 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories
     known = np.flatnonzero(counts)
     linear = preparation.load_linear(folder)
     tower = _tower_factors(flm, texts, attributes)
+    tokens = Texts.read(reader.scan(lake.live_files(Tables.ITEM_TOKENS)), histories.n_items)
+    words = word_rows(tokens.input_ids[tokens.of_item], tokens.n_tokens[tokens.of_item], known)
     parts = {TOWER: tower} | {name: linear[name].outputs for name in (SEQUENTIAL, LONG) if name in linear}
     spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
     side = UserSide(flm, tower[:, :-1], linear, spreads)
-    return Items(side, parts, prior.item_features(texts, attributes, known, _ATTRIBUTE_SHARE), counts)
+    return Items(side, parts, Content(texts, attributes, words), counts)
 
 
 @torch.no_grad()
@@ -117,11 +125,26 @@ def _tower_factors(flm: Flm, texts: Floats, attributes: Floats) -> Floats:
     return torch.cat([factors, flm.bias[:, None]], 1).numpy()
 
 
-def _blend(items: Items, predicted: dict[str, Floats], histories: Histories, fit: str, folder: Path) -> Blend:
-    """Chosen on validation by the holdout fit, taken over by the full fit."""
-    if fit == FULL:
-        chosen = artifact.load_choices(versions.holdout_of(folder)).get("blend")
-        return Blend(**chosen) if chosen else blending.default(items.side.parts)
+def _prior_settings(items: Items, histories: Histories, cold: Ints) -> PriorSettings:
+    """Chosen on the items that were held back, by the long model's scores; the defaults where there are none."""
+    if not len(cold):
+        return PriorSettings()
+    held, users, relevant = _choices_of(cold, items, histories)
+    others = np.flatnonzero((items.counts > 0) & ~held)
+    long, taste = items.side.linear[LONG], items.side.parts_of(histories.keep(~held).of_users(users))[LONG]
+
+    def measure(settings: PriorSettings) -> float:
+        features = items.content.features(others, settings)
+        model = prior.fit(features.rows(others), long.outputs[others], ridge=settings.ridge)
+        return float(ndcg(taste @ model(features.rows(cold)).T, relevant, 10).mean())
+
+    return prior.choose(measure)
+
+
+def _blend(
+    items: Items, predicted: dict[str, Floats], histories: Histories, settings: PriorSettings, folder: Path
+) -> Blend:
+    """Chosen on what the holdout fit has not seen."""
     blend = blending.default(items.side.parts)
     validation = inputs.validation(folder)
     if validation is not None:
@@ -129,7 +152,7 @@ def _blend(items: Items, predicted: dict[str, Floats], histories: Histories, fit
         blend = blending.choose_warm(blend, items.parts, predicted, items.counts, judges)
     cold = inputs.held_back(folder)
     if len(cold):
-        blend = blending.choose_cold(blend, _cold_judges(items, histories, cold))
+        blend = blending.choose_cold(blend, _cold_judges(items, histories, settings, cold))
     return blend
 
 
@@ -140,17 +163,21 @@ def _warm_judges(items: Items, validation: Validation) -> WarmJudges:
     return WarmJudges(items.side.parts_of(judges.histories), judges.targets, seen)
 
 
-def _cold_judges(items: Items, histories: Histories, cold: Ints) -> ColdJudges:
+def _cold_judges(items: Items, histories: Histories, settings: PriorSettings, cold: Ints) -> ColdJudges:
     """The held-back items as if they were new: users by other events, factors by a prior that did not see them."""
+    held, users, relevant = _choices_of(cold, items, histories)
+    guessed = items.predicted(np.flatnonzero((items.counts > 0) & ~held), settings)
+    tastes = items.side.parts_of(histories.keep(~held).of_users(users))
+    return ColdJudges(tastes, {name: part[cold] for name, part in guessed.items()}, relevant)
+
+
+def _choices_of(cold: Ints, items: Items, histories: Histories) -> tuple[NDArray[np.bool_], Ints, NDArray[np.bool_]]:
+    """(n + 1,) whether an item is held back; users with events of both kinds; what they chose of `cold`, (users, c)."""
     held = np.zeros(len(items.counts), dtype=bool)
     held[cold] = True
     visible, chosen = histories.keep(~held), histories.keep(held)
     users = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[: max(1, _JUDGED_SCORES // len(cold))]
-    relevant = chosen.matrix(None)[users][:, cold].toarray() > 0
-    guessed = items.predicted(np.flatnonzero((items.counts > 0) & ~held))
-    return ColdJudges(
-        items.side.parts_of(visible.of_users(users)), {name: part[cold] for name, part in guessed.items()}, relevant
-    )
+    return held, users, chosen.matrix(None)[users][:, cold].toarray() > 0
 
 
 def _item_rows(lake: Lake, vectors: Floats) -> DataFrame:
@@ -204,7 +231,12 @@ def _newcomers(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histo
     attributes = matrices.features(matrices.user_attribute_columns(lake, cfg, size), size)[1]
     active = np.flatnonzero(histories.lengths)
     learned = np.sort(np.random.default_rng(cfg.run.seed).permutation(active)[:_PRIOR_USERS])
-    features = prior.item_features(texts, attributes, learned, _ATTRIBUTE_SHARE)
-    model = prior.fit(features[learned], side.vectors(histories.of_users(learned)))
+    features = Content(texts, attributes).features(learned, PriorSettings())
+    model = prior.fit(
+        features.rows(learned),
+        side.vectors(histories.of_users(learned)),
+        ridge=PriorSettings().ridge,
+        seed=cfg.run.seed,
+    )
     newcomers = without.toArrow()
-    return _frame(lake, newcomers.column(C.USER), model(features[newcomers.column(C.USER_IDX).to_numpy()]))
+    return _frame(lake, newcomers.column(C.USER), model(features.rows(newcomers.column(C.USER_IDX).to_numpy())))

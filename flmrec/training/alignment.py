@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flmrec.factorization import prior
+from flmrec.factorization.prior import Content, Features, PriorSettings
 from flmrec.model.encoder import bf16_is_fast, encode_rows, load_encoder
 from flmrec.model.losses import alignment_loss
 from flmrec.model.recipe import Recipe
@@ -19,7 +20,6 @@ from flmrec.training.comm import Communicator
 from flmrec.training.inputs import ColdValidation, Teacher, Texts
 
 _RIDGE = 5.0
-_ATTRIBUTE_SHARE = 0.5
 
 
 class Aligner:
@@ -55,9 +55,8 @@ class Aligner:
         distinct[torch.from_numpy(places)] = gathered
         return distinct[torch.from_numpy(self.texts.of_item)]
 
-    def _features(self) -> np.ndarray:
-        known = self.teacher.known
-        return prior.item_features(self.vectors.numpy(), self.attributes, known, _ATTRIBUTE_SHARE)
+    def _features(self) -> Features:
+        return Content(self.vectors.numpy(), self.attributes).features(self.teacher.known, PriorSettings())
 
     def _start_head(self) -> None:
         """Ridge from features to the teacher's outputs, in units of the spread of the teacher's scores."""
@@ -67,7 +66,7 @@ class Aligner:
         spread = (inputs[torch.from_numpy(known)] @ outputs[torch.from_numpy(known)].T).std(1).mean()
         self.outputs = (outputs / spread.clamp(min=1e-9)).to(self.comm.device)
         self.inputs = inputs.to(self.comm.device)
-        features = torch.from_numpy(self._features())
+        features = torch.from_numpy(self._features().dense)
         x, y = features[torch.from_numpy(known)], self.outputs.cpu()[torch.from_numpy(known)]
         gram = x.T @ x
         gram.diagonal().add_(_RIDGE)
@@ -157,8 +156,9 @@ class Aligner:
         if self.comm.rank == 0:
             known = self.teacher.known
             features = self._features()
-            model = prior.fit(features[known], self.teacher.factors.outputs[known], seed=self.seed)
-            value = cold.ndcg(model(features[cold.cold]))
+            outputs = self.teacher.factors.outputs[known]
+            model = prior.fit(features.rows(known), outputs, ridge=PriorSettings().ridge, seed=self.seed)
+            value = cold.ndcg(model(features.rows(cold.cold)))
         return float(self.comm.allgather(value)[0])
 
     def state(self) -> dict[str, Tensor]:
