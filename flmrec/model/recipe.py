@@ -9,6 +9,7 @@ from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
 
 TWO_HALF_LIVES_LIMIT = (
+WIDE_VECTORS_LIMIT = 100_000  # users; above, a sequential part of more than 256 factors would fill the disk
     6_000  # items; a sequential model of two half-lives solves a system twice as wide as the catalogue
 )
 
@@ -39,9 +40,9 @@ class TowerRecipe:
     warmup_steps: int = 100
     averaging: float = 0.99  # decay of the running mean of the weights, which is what is kept
     batch_size: int = 64  # windows a step over all ranks
-    max_epochs: int = 40
+    max_epochs: int = 60
     evaluate_every: int = 5  # epochs
-    patience: int = 3  # evaluations without a gain after which training ends
+    patience: int = 4  # evaluations without a gain after which training ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,8 @@ class AlignmentRecipe:
 class LinearRecipe:
     """The linear models in closed form."""
 
-    rank: int = 128
+    rank: int = 256  # of the long model
+    sequential_rank: int = 256
     half_lives: tuple[float, ...] = (3.0, 24.0)  # events, of the sequential model
     sequential_ridge: float = 300.0  # events
     ease_ridge: float = 300.0  # events
@@ -98,6 +100,7 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
     linear = _stated(
         _linear(size),
         rank=factorization.dim,
+        sequential_rank=factorization.dim,
         half_lives=None if factorization.half_life is None else (factorization.half_life,),
         sequential_ridge=factorization.ridge,
         ease_ridge=factorization.ridge,
@@ -129,4 +132,8 @@ def _linear(size: DataSize) -> LinearRecipe:
     events_per_item = size.n_events / max(size.n_items, 1)
     ridge = min(max(5 * events_per_item, 50.0), 500.0)
     half_lives = (3.0, 24.0) if size.n_items <= TWO_HALF_LIVES_LIMIT else (4.0,)
-    return LinearRecipe(sequential_ridge=ridge, ease_ridge=ridge, rank=256, half_lives=half_lives)
+    widest = 1024 if size.n_users <= WIDE_VECTORS_LIMIT else 256
+    sequential_rank = min(max(size.n_items // 4, 256), widest)
+    return LinearRecipe(
+        sequential_ridge=ridge, ease_ridge=ridge, sequential_rank=sequential_rank, half_lives=half_lives
+    )

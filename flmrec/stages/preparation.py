@@ -141,7 +141,7 @@ def _save_linear(histories: Histories, settings: LinearRecipe, folder: Path) -> 
     models = {LONG: _long_model(histories, settings)}
     if histories.n_items <= linear.LIMIT:
         weights = linear.sequential(histories, settings.half_lives, settings.sequential_ridge)
-        models[SEQUENTIAL] = linear.low_rank(weights, histories, settings.rank, settings.half_lives)
+        models[SEQUENTIAL] = linear.low_rank(weights, histories, settings.sequential_rank, settings.half_lives)
     arrays = {f"{name}.{part}": getattr(m, part) for name, m in models.items() for part in ("inputs", "outputs")}
     _save(folder / LINEAR, arrays, {name: json.dumps(model.half_lives) for name, model in models.items()})
 
