@@ -7,11 +7,8 @@ from typing import Any, Literal
 from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
-
-TWO_HALF_LIVES_LIMIT = (
+TWO_HALF_LIVES_LIMIT = 6_000  # items; two half-lives need a matrix twice as wide as the catalogue
 WIDE_VECTORS_LIMIT = 100_000  # users; above, a sequential part of more than 256 factors would fill the disk
-    6_000  # items; a sequential model of two half-lives solves a system twice as wide as the catalogue
-)
 
 
 @dataclass(frozen=True, kw_only=True)
