@@ -69,7 +69,7 @@ class Task:
 
 
 def load(folder: Path, ties: str) -> Log:
-    """The log of a folder in one of the three layouts of the data folders."""
+    """The log of a folder in one of the layouts of the data folders."""
     for name, read in _LAYOUTS.items():
         if (folder / name).exists():
             events, items = read(folder)
@@ -164,6 +164,14 @@ def _ml_100k(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return events.assign(order=np.arange(len(events))), _items(movies[0], movies[1], pd.Series(genres))
 
 
+def _ml_latest(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    names = {"userId": "user_id", "movieId": "item_id", "timestamp": "time"}
+    events = pd.read_csv(folder / "ratings.csv", dtype={"userId": str, "movieId": str}).rename(columns=names)
+    movies = pd.read_csv(folder / "movies.csv", dtype={"movieId": str})
+    genres = movies.genres.where(movies.genres != "(no genres listed)", "").str.replace("|", "/")
+    return events.assign(order=np.arange(len(events))), _items(movies.movieId, movies.title, genres)
+
+
 def _items(ids: pd.Series, titles: pd.Series, genres: pd.Series | None) -> pd.DataFrame:
     def parts(value: object) -> list[str]:
         if isinstance(value, str):
@@ -174,4 +182,4 @@ def _items(ids: pd.Series, titles: pd.Series, genres: pd.Series | None) -> pd.Da
     return pd.DataFrame({"item_id": ids.to_numpy(), "title": titles.to_numpy(), "genres": lists})
 
 
-_LAYOUTS = {"u.data": _ml_100k, "movies.json.gz": _ml_1m, "interactions.csv.gz": _general}
+_LAYOUTS = {"u.data": _ml_100k, "ratings.csv": _ml_latest, "movies.json.gz": _ml_1m, "interactions.csv.gz": _general}

@@ -83,12 +83,15 @@ class Pretrainer:
         self.trained = [p for p in self.encoder.parameters() if p.requires_grad]
         self.trained += list(self.head.parameters()) if self.head is not None else []
         comm.broadcast_([p.data for p in self.trained])
+        self._start_optimizer(total_steps)
+        self.done = 0
+
+    def _start_optimizer(self, total_steps: int) -> None:
         self.optimizer = torch.optim.AdamW(self.trained, lr=self.plan.learning_rate, weight_decay=_WEIGHT_DECAY)
         warm_up = max(1, int(_WARM_UP * total_steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda done: min((done + 1) / warm_up, max(0.0, (total_steps - done) / total_steps))
         )
-        self.done = 0
 
     def _language_head(self) -> MaskedLanguageHead | None:
         if not self.plan.losses.mlm:
@@ -128,8 +131,7 @@ class Pretrainer:
     ) -> dict[str, Tensor]:
         plan, device = self.plan, self.comm.device
         weights = plan.losses
-        tokens = self._tokens([self.corpus.texts[i] for i in pool])
-        vectors = F.normalize(self.encoder(*tokens), dim=1)
+        vectors = F.normalize(self._encoded(pool), dim=1)
         groups = torch.from_numpy(self.corpus.sources[pool]).to(device)
         table = torch.cat([torch.zeros_like(vectors[:1]), pretraining.centred(vectors, groups)])  # (P + 1, H)
         sources = torch.cat([groups.new_full((1,), -1), groups])
@@ -149,11 +151,15 @@ class Pretrainer:
             losses["moments"] = pretraining.moment_loss(vectors, groups)
         if self.teacher is not None:
             with torch.no_grad():
-                wanted = self.teacher(*tokens)
+                wanted = self.teacher(*self._tokens([self.corpus.texts[i] for i in pool]))
             losses["distil"] = compression.distillation_loss(vectors, wanted, plan.prefixes)
         if weights.text_contrast or weights.mlm:
             losses |= self._view_losses(pool, vectors, groups, windows[histories_of], rng)
         return losses
+
+    def _encoded(self, pool: np.ndarray) -> Tensor:
+        """(P, H)."""
+        return self.encoder(*self._tokens([self.corpus.texts[i] for i in pool]))
 
     def _negatives(self, pool: np.ndarray, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Texts outside the pool, of the sources of the windows that are histories, in their shares. Without them the

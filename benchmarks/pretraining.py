@@ -1,0 +1,429 @@
+"""What pretraining brings where the target has no labels or few, and what compression costs.
+
+    .venv/bin/python benchmarks/pretraining.py --data FOLDER --json OUT [--only zero_shot ...] [--how map]
+
+FOLDER holds ml-100k, ml-1m, ml-latest-small and amazon-beauty, as benchmarks/quality.py reads them. Encoders are
+pretrained by the steps of flmrec/training/pretraining.py, one rank in this process, on windows in memory instead of
+Delta; texts are titles and genres. Titles that a source with events shares with the target are left out of it.
+
+map          of the two ways (--how): a linear map on the plain encoder's vectors, trained for 60 larger steps
+encoder      the whole encoder, trained for --steps steps
+zero_shot    NDCG@10 of item-cold-start without a label: inner product of text vectors with the sum of the history's,
+             the mean of the known items taken off (flmrec/factorization/zero_shot.py), plain against pretrained
+few_users    the same items, ranked by what the text predicts of the factors of EASE (flmrec/factorization/prior.py)
+             fitted on 1, 5 and 20 % of the users
+objectives   zero_shot on ml-100k by the map, trained with each loss and each augmentation of histories alone
+compression  speed on one thread, size, and zero_shot's NDCG@10 of students, int8 weights and prefixes
+
+Intervals: 95 %, paired bootstrap over users. Cells that OUT has are not run again; encoders lie in OUT's folder. All
+cells in OUT are written to benchmarks/RESULTS.md.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout
+
+from benchmarks import machine
+from benchmarks.peers import logs
+from benchmarks.peers.logs import Log, Task
+from flmrec.columns import C
+from flmrec.config import HistoryAugmentConfig, PretrainConfig, PretrainLosses
+from flmrec.evaluation.gain import ndcg
+from flmrec.factorization import linear, prior, zero_shot
+from flmrec.factorization.histories import Histories
+from flmrec.model import compression
+from flmrec.model.artifact import save_tokenizer
+from flmrec.model.encoder import (
+    DEFAULT_ENCODER,
+    TextEncoder,
+    bf16_is_fast,
+    encode_rows,
+    load_encoder,
+    resolve_encoder,
+)
+from flmrec.text import titles
+from flmrec.text.tokenization import tokenizer_ref
+from flmrec.training.comm import SingleCommunicator
+from flmrec.training.pretrainer import Corpus, Pretrainer, PretrainJob
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BEGIN, END = "<!-- pretraining: begin -->", "<!-- pretraining: end -->"
+WINDOW, SHARES, DRAWS = 50, (0.01, 0.05, 0.2), 2000
+SOURCES = {  # target: (data set, whether its events are read)
+    "ml-100k": [("ml-1m", True), ("ml-latest-small", True)],
+    "amazon-beauty": [("ml-1m", True), ("ml-latest-small", True), ("amazon-beauty", False)],
+    "ml-latest-small": [("ml-1m", True), ("amazon-beauty", True)],
+    "student": [("ml-100k", False), ("ml-latest-small", False)],
+}
+CPU = torch.device("cpu")
+TARGETS = ["ml-100k", "amazon-beauty", "ml-latest-small"]
+MAP, ENCODER, MAP_STEPS = "map", "encoder", 60
+FROZEN = {"texts_per_step": 256, "negatives": 256, "windows_per_step": 64, "learning_rate": 1e-3}  # with a linear map
+OBJECTIVES = {
+    "next item": PretrainConfig(**FROZEN),
+    "next item, no negatives but the pool": PretrainConfig(**FROZEN | {"negatives": 0}),
+    "masked item": PretrainConfig(losses=PretrainLosses(next_item=0, masked_item=1), **FROZEN),
+    "next and masked item": PretrainConfig(losses=PretrainLosses(masked_item=1), **FROZEN),
+    "next item, moments": PretrainConfig(losses=PretrainLosses(moments=1), **FROZEN),
+    **{
+        f"next item, histories: {name}": PretrainConfig(
+            losses=PretrainLosses(history_contrast=0.2), history=HistoryAugmentConfig(**{name: 0.3}), **FROZEN
+        )
+        for name in ("crop", "drop", "mask", "reorder", "substitute")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    data: Path
+    work: Path
+    steps: int
+    seed: int
+    targets: tuple[str, ...]
+    how: tuple[str, ...]
+
+    def log(self, name: str) -> Log:
+        return _load(self.data / name)
+
+    def pretrained(self, target: str, plan: PretrainConfig, name: str, steps: int) -> str:
+        """Folder of the encoder; made where it is not there."""
+        folder = self.work / name
+        if not (folder / "config.json").exists():
+            pretrain(self, target, plan, steps).save(folder)
+            save_tokenizer(folder, DEFAULT_ENCODER)
+        return str(folder)
+
+
+def main() -> int:
+    args = _arguments()
+    out = Path(args.json)
+    bench = Bench(Path(args.data), out.with_suffix(""), args.steps, args.seed, tuple(args.targets), tuple(args.how))
+    bench.work.mkdir(parents=True, exist_ok=True)
+    results = json.loads(out.read_text()) if out.exists() else {}
+    torch.set_num_threads(1)
+    for part in args.only:
+        for key, cell in PARTS[part](bench):
+            name = f"{part}|{key}"
+            if name in results:
+                continue
+            started = time.monotonic()
+            results[name] = cell() | {"steps": bench.steps, "seed": bench.seed}
+            results[name]["seconds"] = round(time.monotonic() - started)
+            print(name, results[name], flush=True)
+            out.write_text(json.dumps(results, indent=1))
+    write(results)
+    return 0
+
+
+Cells = list[tuple[str, Callable[[], dict[str, Any]]]]
+
+
+def zero_shot_cells(bench: Bench) -> Cells:
+    def cell(target: str, how: str) -> dict[str, Any]:
+        before, after = vectors_of(bench, target, DEFAULT_ENCODER), adapted(bench, target, how)
+        validation, test = (
+            compared(without_labels(before, task), without_labels(after, task))
+            for task in logs.item_cold(bench.log(target))
+        )
+        return test | {"validation": validation["lead"]}
+
+    return [
+        (f"{target}, {how}", lambda target=target, how=how: cell(target, how))  # type: ignore[misc]
+        for target in bench.targets
+        for how in bench.how
+    ]
+
+
+def few_users_cells(bench: Bench) -> Cells:
+    def cell(target: str, how: str, share: float) -> dict[str, Any]:
+        _, test = logs.item_cold(bench.log(target))
+        before, after = vectors_of(bench, target, DEFAULT_ENCODER), adapted(bench, target, how)
+        return compared(*(with_some_users(texts, test, share, bench.seed) for texts in (before, after)))
+
+    return [
+        (f"{target}, {how}, {share:.0%}", lambda target=target, how=how, share=share: cell(target, how, share))  # type: ignore[misc]
+        for target in bench.targets
+        for how in bench.how
+        for share in SHARES
+    ]
+
+
+def adapted(bench: Bench, target: str, how: str) -> np.ndarray:
+    """The target's text vectors as what was pretrained on its sources gives them."""
+    if how == MAP:
+        return vectors_of(bench, target, DEFAULT_ENCODER) @ frozen(bench, target, PretrainConfig(**FROZEN), MAP_STEPS)
+    return vectors_of(bench, target, bench.pretrained(target, PretrainConfig(), f"pretrained-{target}", bench.steps))
+
+
+def objective_cells(bench: Bench) -> Cells:
+    def cell(name: str) -> dict[str, Any]:
+        texts = vectors_of(bench, "ml-100k", DEFAULT_ENCODER)
+        mapped = texts @ frozen(bench, "ml-100k", OBJECTIVES[name], MAP_STEPS)
+        validation, test = (
+            compared(without_labels(texts, task), without_labels(mapped, task))
+            for task in logs.item_cold(bench.log("ml-100k"))
+        )
+        return test | {"validation": validation["lead"]}
+
+    return [(name, lambda name=name: cell(name)) for name in OBJECTIVES]  # type: ignore[misc]
+
+
+def compression_cells(bench: Bench) -> Cells:
+    plan = PretrainConfig(
+        losses=PretrainLosses(next_item=0, distil=1), layers=3, prefixes=[64, 128], learning_rate=2e-4
+    )
+
+    def cell(student: bool, kind: str, prefix: int | None) -> dict[str, Any]:
+        texts = texts_of(bench.log("ml-100k"))
+        _, test = logs.item_cold(bench.log("ml-100k"))
+        name = DEFAULT_ENCODER
+        if student:
+            name = bench.pretrained("student", plan, "student", 2 * bench.steps)
+        encoder = load_encoder(name, "mean").eval()
+        size = sum(p.numel() * p.element_size() for p in encoder.parameters()) / 2**20
+        inside = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, torch.nn.Linear)) * 3 / 2**20
+        encoder = compression.quantized(encoder) if kind == "int8" else encoder
+        encode(encoder, texts[:64], bf16=kind == "bf16")
+        before = time.process_time()
+        found = encode(encoder, texts, bf16=kind == "bf16")
+        speed = len(texts) / (time.process_time() - before)
+        plain = without_labels(vectors_of(bench, "ml-100k", DEFAULT_ENCODER), test)
+        figures = compared(plain, without_labels(found[:, :prefix], test))
+        return figures | {"texts_per_s": round(speed, 1), "mib": round(size - inside * (kind == "int8"), 1)}
+
+    variants: list[tuple[bool, str, int | None]] = [
+        (student, kind, None) for student in (False, True) for kind in ("float32", "bf16", "int8")
+    ]
+    variants += [(False, "float32", 128), (True, "int8", 128), (True, "int8", 64)]
+    return [
+        (
+            f"{3 if student else 6} layers, {kind}, {prefix or 384} numbers",
+            lambda student=student, kind=kind, prefix=prefix: cell(student, kind, prefix),  # type: ignore[misc]
+        )
+        for student, kind, prefix in variants
+    ]
+
+
+PARTS = {
+    "zero_shot": zero_shot_cells,
+    "few_users": few_users_cells,
+    "objectives": objective_cells,
+    "compression": compression_cells,
+}
+
+
+def pretrain(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> TextEncoder:
+    corpus, windows, events = mixture(bench, target)
+    trainer = Pretrainer(job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
+    take_steps(trainer, windows, steps, bench.seed)
+    return trainer.encoder
+
+
+def job_of(bench: Bench, plan: PretrainConfig, events: list[bool]) -> PretrainJob:
+    encoder = resolve_encoder(DEFAULT_ENCODER)
+    return PretrainJob(
+        windows=[], texts=[], with_events=events, tokenizer=tokenizer_ref(encoder, 64), encoder=encoder, pooling="mean",
+        tuning="full", folder="", plan=plan, reader="arrow", seed=bench.seed,
+    )  # fmt: skip
+
+
+def take_steps(trainer: Pretrainer, windows: list[np.ndarray], steps: int, seed: int) -> None:
+    """Windows are drawn from the sources in the shares of the temperature."""
+    plan, rng = trainer.plan, np.random.default_rng(seed)
+    shares = np.array([len(rows) for rows in windows]) ** plan.temperature
+    for _ in range(steps):
+        own = rng.choice(len(windows), plan.windows_per_step, p=shares / shares.sum())
+        rows = np.stack([windows[source][rng.integers(len(windows[source]))] for source in own])
+        trainer.step({C.SOURCE: own, C.ITEM_IDX: rows})
+
+
+class LinearMap(Pretrainer):
+    """A linear map (H, H) on the plain encoder's vectors in place of the encoder: seconds instead of minutes."""
+
+    def __init__(self, vectors: np.ndarray, *args: Any, total_steps: int) -> None:
+        super().__init__(*args, total_steps=total_steps)
+        self.vectors = torch.from_numpy(vectors)
+        self.map = torch.nn.Parameter(torch.eye(vectors.shape[1]))
+        self.trained = [self.map]
+        self._start_optimizer(total_steps)
+
+    def _encoded(self, pool: np.ndarray) -> torch.Tensor:
+        return self.vectors[torch.from_numpy(pool)] @ self.map
+
+
+def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.ndarray:
+    """The map that the objectives of `plan` teach on the sources of `target`."""
+    corpus, windows, events = mixture(bench, target)
+    vectors = _unit(_source_vectors(bench, target))
+    trainer = LinearMap(vectors, job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
+    take_steps(trainer, windows, steps, bench.seed)
+    return trainer.map.detach().numpy()
+
+
+@cache
+def _source_vectors(bench: Bench, target: str) -> np.ndarray:
+    return encode(load_encoder(DEFAULT_ENCODER, "mean"), mixture(bench, target)[0].texts)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+def mixture(bench: Bench, target: str) -> tuple[Corpus, list[np.ndarray], list[bool]]:
+    """All texts, each source's windows (n, WINDOW) of their numbers, and whether these are histories."""
+    texts, sources, windows = [""], [-1], []
+    with_histories = any(with_events for _, with_events in SOURCES[target])
+    barred = {titles.key(text) for text in texts_of(bench.log(target)) if text} if with_histories else set()
+    for source, (name, with_events) in enumerate(SOURCES[target]):
+        log = bench.log(name)
+        number = np.zeros(log.n_items, dtype=np.int64)
+        place: dict[str, int] = {}
+        for item, text in enumerate(texts_of(log)):
+            if text and not (with_events and titles.key(text) in barred):
+                number[item] = place.setdefault(text, len(texts) + len(place))
+        texts += place
+        sources += [source] * len(place)
+        items, users = number[log.items], log.users
+        parts = np.split(items[items > 0], np.flatnonzero(np.diff(users[items > 0])) + 1)
+        if not with_events:
+            parts = [np.random.default_rng(0).permutation(np.array(list(place.values())))]
+        windows.append(np.array([row for part in parts for row in _cut(part)]))
+        print(f"  {name} for {target}: {len(place)} texts, {len(windows[-1])} windows", flush=True)
+    return Corpus(texts, np.array(sources)), windows, [events for _, events in SOURCES[target]]
+
+
+def _cut(part: np.ndarray) -> list[np.ndarray]:
+    """Windows of WINDOW, zeros on the left; those of one event are left out."""
+    pieces = [part[start : start + WINDOW] for start in range(0, len(part), WINDOW)]
+    return [np.pad(piece, (WINDOW - len(piece), 0)) for piece in pieces if len(piece) > 1]
+
+
+def texts_of(log: Log) -> list[str]:
+    """Title and genres, as a configuration with text: [title, genres] puts them together; "" without a title."""
+    rows = zip(log.items_table.title, log.items_table.genres, strict=True)
+    return [
+        ". ".join([title, *([" ".join(kinds)] if kinds else [])]) if isinstance(title, str) else ""
+        for title, kinds in rows
+    ]
+
+
+def vectors_of(bench: Bench, target: str, encoder: str) -> np.ndarray:
+    """(n_items, H) of the titles; zero where there is none."""
+    return _vectors(bench.data / target, encoder)
+
+
+@cache
+def _vectors(folder: Path, encoder: str) -> np.ndarray:
+    return encode(load_encoder(encoder, "mean"), texts_of(_load(folder)))
+
+
+@cache
+def _load(folder: Path) -> Log:
+    return logs.load(folder, logs.HASH)
+
+
+def encode(encoder: TextEncoder, texts: list[str], *, bf16: bool = True) -> np.ndarray:
+    """(n, H); bf16: where the processor is fast at it."""
+    ref = tokenizer_ref(resolve_encoder(DEFAULT_ENCODER), 64)
+    tokenizer = Tokenizer.from_str(ref.rust)
+    tokenizer.enable_truncation(ref.max_tokens)
+    rows = [found.ids if text else [] for found, text in zip(tokenizer.encode_batch_fast(texts), texts, strict=True)]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), dtype=np.int64)
+    for row, found in zip(ids, rows, strict=True):
+        row[: len(found)] = found
+    return encode_rows(encoder, ids, lengths, CPU, bf16=bf16 and bf16_is_fast(CPU))
+
+
+def without_labels(texts: np.ndarray, task: Task) -> np.ndarray:
+    """(users,) NDCG@10 of the cold items, ranked among themselves."""
+    items = zero_shot.item_vectors(texts, np.unique(task.train.items))
+    return _judged(task, lambda users: task.train.matrix()[users] @ items, items)
+
+
+def with_some_users(texts: np.ndarray, task: Task, share: float, seed: int) -> np.ndarray:
+    """As `without_labels`, by factors of EASE fitted on the histories of some users."""
+    log = task.train
+    chosen = np.random.default_rng(seed).random(log.n_users) < share
+    own = chosen[log.users]
+    fitted = Histories.of(log.users[own], log.items[own] + 1, log.n_users, log.n_items)
+    teacher = linear.spectral(fitted, 64)
+    known = np.flatnonzero(fitted.item_counts())
+    features = prior.item_features(
+        np.vstack([np.zeros_like(texts[:1]), texts]), np.zeros((len(texts) + 1, 0)), known, 0
+    )
+    inputs, outputs = (prior.fit(features[known], part[known])(features) for part in (teacher.inputs, teacher.outputs))
+    return _judged(task, lambda users: task.train.matrix()[users] @ inputs[1:], outputs[1:])
+
+
+def _judged(task: Task, user_vectors: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
+    candidates = np.flatnonzero(task.candidates)
+    found = []
+    for users in np.array_split(task.users, max(1, len(task.users) // 1024)):
+        scores = np.asarray(user_vectors(users) @ items[candidates].T, dtype=np.float32)
+        found.append(ndcg(scores, task.relevant[users][:, candidates].toarray(), 10))
+    return np.concatenate(found)
+
+
+def compared(plain: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
+    """Means, and the lead of ours with its interval, as shares of plain's mean."""
+    rng = np.random.default_rng(0)
+    lead = ours - plain
+    means = [lead[rng.integers(len(lead), size=len(lead))].mean() for _ in range(DRAWS)]
+    low, high = np.quantile(means, [0.025, 0.975]) / plain.mean()
+    return {
+        "plain": float(plain.mean()), "ours": float(ours.mean()), "n_users": len(plain),
+        "lead": float(lead.mean() / plain.mean()), "low": float(low), "high": float(high),
+    }  # fmt: skip
+
+
+def write(results: dict[str, dict[str, Any]]) -> None:
+    """One table a part, between two marks of RESULTS.md."""
+    lines = [BEGIN, "## Pretraining and compression", "", "```", machine.describe(), "```", ""]
+    for part in PARTS:
+        cells = {key.split("|")[1]: cell for key, cell in results.items() if key.startswith(f"{part}|")}
+        if not cells:
+            continue
+        more = ["texts_per_s", "mib"] if part == "compression" else []
+        more += ["validation"] if part in ("zero_shot", "objectives") else []
+        names = [part, "plain", "this", "lead [95 %]", "users", "steps", *more]
+        lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+        for key, cell in cells.items():
+            lead = f"{cell['lead']:+.1%} [{cell['low']:+.1%}, {cell['high']:+.1%}]"
+            row = [key, f"{cell['plain']:.4f}", f"{cell['ours']:.4f}", lead, cell["n_users"], cell["steps"]]
+            row += [f"{cell[name]:+.1%}" if name == "validation" else cell[name] for name in more]
+            lines.append(f"| {' | '.join(map(str, row))} |")
+        lines.append("")
+    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    RESULTS.write_text(before.rstrip() + "\n\n" + "\n".join(lines) + END + (after or "\n"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder that holds the folders of the data sets")
+    parser.add_argument("--json", required=True)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="of zero_shot and few_users")
+    parser.add_argument("--how", nargs="+", choices=[MAP, ENCODER], default=[MAP, ENCODER])
+    parser.add_argument("--steps", type=int, default=100, help="of a pretraining, up to 128 texts each")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
