@@ -5,6 +5,7 @@ collective: every rank makes the same calls in the same order with tensors of th
 otherwise. Tensors live on `comm.device`.
 """
 
+import os
 import pickle
 import socket
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+_PATIENCE_S = 600  # how long a rank waits for another; Gloo's own 30 s are too short where a machine is busy
 _BUCKET_BYTES = 32 * 2**20  # tensors travel in flat buckets of about this size
 
 
@@ -132,6 +134,7 @@ class HorovodCommunicator(Communicator):
     def __init__(self) -> None:
         import horovod.torch as hvd
 
+        os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(_PATIENCE_S))
         hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
