@@ -13,7 +13,7 @@ WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
 PRIOR_EVENTS = (0.0, 1.0, 3.0, 10.0)
 _ROUNDS = 2
 _WORTH = 1.002  # a weight is changed for a gain of more than this factor, so that chance does not move it
-_START = {TOWER: 0.5, SEQUENTIAL: 1.0, LONG: 1.0}  # what most data sets come close to
+_START = {TOWER: 0.75, SEQUENTIAL: 1.0, LONG: 1.0}  # what most data sets come close to
 _COLD_START = {TOWER: 0.25, SEQUENTIAL: 0.25, LONG: 1.0}
 
 
