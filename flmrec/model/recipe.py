@@ -8,7 +8,7 @@ from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
 TWO_HALF_LIVES_LIMIT = 6_000  # items; two half-lives need a matrix twice as wide as the catalogue
-WIDE_VECTORS_LIMIT = 100_000  # users; above, a sequential part of more than 256 factors would fill the disk
+WIDE_VECTORS_LIMIT = 100_000  # users; above, linear parts of more than 256 factors would fill the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,8 @@ def _linear(size: DataSize) -> LinearRecipe:
     ridge = min(max(5 * events_per_item, 50.0), 500.0)
     half_lives = (3.0, 24.0) if size.n_items <= TWO_HALF_LIVES_LIMIT else (4.0,)
     widest = 1024 if size.n_users <= WIDE_VECTORS_LIMIT else 256
-    sequential_rank = min(max(size.n_items // 4, 256), widest)
+    wide = min(max(size.n_items // 4, 256), widest)
+    rank = wide if size.n_items <= FULL_SOFTMAX_LIMIT else 256  # a spectral filter lives on being narrow
     return LinearRecipe(
-        sequential_ridge=ridge, ease_ridge=ridge, sequential_rank=sequential_rank, half_lives=half_lives
+        sequential_ridge=ridge, ease_ridge=ridge, rank=rank, sequential_rank=wide, half_lives=half_lives
     )
