@@ -72,7 +72,8 @@ def in_turn(*stages: Stage) -> Stage:
 def open_session(cfg: Config, app: str) -> SparkSession:
     """The session of spark-submit or Databricks where there is one, else a session of our own with Delta."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it prints Java stacks of caught errors
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they print Java stacks of caught errors
     builder = SparkSession.builder.appName(app).config(map=_sql_settings())
     if not _submitted():
         check_java()

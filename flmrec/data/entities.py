@@ -122,7 +122,8 @@ def _text(source: EntitySource, types: dict[str, T.DataType]) -> Column:
         if not named:
             return given
         codes = F.create_map(*[F.lit(part) for pair in named.items() for part in pair])
-        return F.coalesce(codes[given], given)
+        # not codes[given]: Spark would take `given` for the attribute of that name, which is an array
+        return F.coalesce(F.try_element_at(codes, given), given)
 
     if source.template:
         return templates.render(source.template, value)

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from tests.dirty.shop import Ingested, config, ingest_shop, write
 
-FORMATS = ["csv.gz", "tsv", "json", "parquet"]
+FORMATS = ["csv.gz", "tsv", "json", "parquet", "delta"]
 GOOD = {"user": "u1", "item": "i1", "ts": "1700000000", "event": "buy", "stars": "4.5", "order": "7"}
 
 EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
@@ -58,7 +58,11 @@ EVENTS: dict[str, tuple[dict[str, Any], str | None]] = {
 def events(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder: Path = tmp_path_factory.mktemp(request.param.replace(".", "_"))
     rows = [GOOD | {"case": "good"}] + [GOOD | changed | {"case": case} for case, (changed, _) in EVENTS.items()]
-    write(folder / f"log.{request.param}", rows)
+    path = write(folder / f"log.{request.param.replace('delta', 'parquet')}", rows)
+    place = {}
+    if request.param == "delta":
+        spark.read.parquet(str(path)).write.format("delta").save(str(folder / "table"))
+        place = {"path": str(folder / "table"), "format": "delta"}
     columns = {
         "user_id": "user",
         "item_id": "item",
@@ -67,7 +71,7 @@ def events(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory
         "value": "stars",
         "order": "order",
     }
-    source = {"columns": columns, "value_range": [0.0, 5.0], "events": {"buy": 1.0, "view": 0.5}}
+    source = {"columns": columns, "value_range": [0.0, 5.0], "events": {"buy": 1.0, "view": 0.5}} | place
     return ingest_shop(spark, config(folder, interactions=source))
 
 
@@ -155,3 +159,54 @@ def test_of_two_rows_of_one_id_one_stays(items: Ingested) -> None:
     assert [r.text for r in items.tables["items"] if r.item_id == "twice"] == ["long title of it"]
     why = [reason for reason, raw in items.bad("items") if raw["case"] == "contradicts"]
     assert why == ["item_id: another row of this id says something else"] * 2
+
+
+USERS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "id missing": ({"user": None}, "user_id: missing"),
+    "id with U+FFFD": ({"user": "\ufffd"}, "user_id: control or broken characters"),
+    "age in words": ({"age": "old"}, "age: not a number"),
+    "age missing": ({"age": None}, None),
+    "town missing": ({"town": None}, None),
+}
+WORDS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "user missing": ({"user": None}, "user_id: missing"),
+    "item with a bell": ({"item": "i\x07"}, "item_id: control or broken characters"),
+    "item missing": ({"item": None}, None),
+    "time in words": ({"ts": "today"}, "event_ts: not a time in epoch_s"),
+    "time in 2038": ({"ts": "2147483648"}, "event_ts: in the future"),
+    "time in 1969": ({"ts": "-1"}, "event_ts: before 1970-01-01"),
+    "nothing said": ({"said": None}, "text: missing"),
+    "nothing but markup": ({"said": "<p>&nbsp;</p>"}, "text: missing"),
+    "too much said": ({"said": "word " * 300}, "text: more than 1000 characters"),
+}
+KEPT = {"user": "u1", "item": "i1", "ts": "1700000000", "said": "fine", "age": "30", "town": "Bonn"}
+
+
+@pytest.fixture(scope="module")
+def people(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    """Users in a TSV file, with ids of their own, and what they wrote as JSON."""
+    folder: Path = tmp_path_factory.mktemp("people")
+    users = [KEPT | {"user": case} | changed | {"case": case} for case, (changed, _) in USERS.items()]
+    words = [KEPT | {"said": case} | changed | {"case": case} for case, (changed, _) in WORDS.items()]
+    write(folder / "users.tsv", users)
+    write(folder / "words.json", [*words, words[2]])
+    profile: dict[str, Any] = {"columns": {"user_id": "user"}, "template": "from {town}", "numeric": ["age"]}
+    profile |= {"categorical": ["town"], "names": {"town": {"Bonn": "the city of Bonn"}}}
+    said = {"columns": {"user_id": "user", "item_id": "item", "event_ts": "ts", "text": "said"}}
+    source = {
+        "users": profile | {"path": str(folder / "users.tsv")},
+        "words": said | {"path": str(folder / "words.json")},
+    }
+    return ingest_shop(spark, config(folder, source=source, quality={"long_text": {"max_chars": 1000}}))
+
+
+@pytest.mark.parametrize(("source", "cases"), [("users", USERS), ("words", WORDS)])
+def test_people_and_their_words_are_judged(people: Ingested, source: str, cases: dict[str, tuple]) -> None:
+    found = {raw["case"]: reason for reason, raw in people.bad(source)}
+    assert found == {case: reason for case, (_, reason) in cases.items() if reason is not None}
+    n_twice = 1 if source == "words" else 0
+    n_out = len(cases) - len(found)
+    assert people.ledger(source) == (len(cases) + n_twice, n_out, len(found), n_twice, 0)
+    assert len(people.tables[source]) == n_out
+    texts = {r.text for r in people.tables[source]}
+    assert source == "words" or texts == {"from the city of Bonn", "from"}
