@@ -7,6 +7,7 @@ keeps its text in the column `CORRUPT`. `BATCH` names the file, or the Delta ver
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -24,6 +25,56 @@ Source = InteractionSource | EntitySource | WordsSource
 _SUFFIXES = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
 _SAMPLE_ROWS = 10_000  # JSON rows whose keys are looked at first
 _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPruning": "false", "enforceSchema": "false"}
+
+
+# What Spark says when a source cannot be read, and what we say; the first that fits counts.
+_FAULTS: tuple[tuple[tuple[str, ...], type[FlmrecError], str], ...] = (
+    (("PATH_NOT_FOUND",), UsageError, ": there is no file {where}; correct source.{name}.path."),
+    (
+        ("TABLE_OR_VIEW_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE"),
+        UsageError,
+        ": there is no Delta table {where}; correct source.{name}.path or table.",
+    ),
+    (
+        ("is not a Parquet file", "CANNOT_READ_FILE_FOOTER"),
+        UsageError,
+        ": {where} holds no Parquet, or it is damaged; correct source.{name}.format.",
+    ),
+    (("UNABLE_TO_INFER_SCHEMA",), DataContractError, ": {where} holds no rows; an empty table cannot be used."),
+    (
+        ("PARQUET_TYPE_ILLEGAL", "PARQUET_TYPE_NOT_SUPPORTED"),
+        UsageError,
+        ": a column of {where} has a type that Spark does not read; {first}",
+    ),
+    (
+        ("FAILED_MERGE", "CANNOT_MERGE"),
+        DataContractError,
+        ": a column has different types in different files of {where}; {first}",
+    ),
+    (
+        ("COLUMN_ALREADY_EXISTS", "AMBIGUOUS_REFERENCE"),
+        UsageError,
+        ": two columns of {where} have names that differ in capital letters only; {first}",
+    ),
+    (("CHARSET",), UsageError, ".options.encoding is none that Spark reads; {first}"),
+    (("DATETIME_PATTERN",), UsageError, ".ts_format is no Spark datetime pattern; {first}"),
+    (
+        ("CHANGE_DATA_FEED", "CHANGE_TABLE_FEED", "MISSING_CHANGE_DATA"),
+        UsageError,
+        ": {where} keeps no change feed from the version ingested last on; set its table property "
+        "delta.enableChangeDataFeed to true and take it once with source.{name}.load=full.",
+    ),
+    (
+        ("CSV header does not conform",),
+        DataContractError,
+        ": files of {where} have different headers; {header} Deliver one header in all files.",
+    ),
+    (
+        ("EOFException", "FAILED_READ_FILE", "ZipException"),
+        DataContractError,
+        ": {file} is cut short or damaged and cannot be read to its end; deliver it again.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +124,7 @@ def open_source(
         elif source.table is not None or _form(source) == "delta":
             rows = _without_corrupt(_delta(spark, source), F.lit(place(source)))
         else:
-            rows = _read_files(spark, source, list(files) or [place(source)], list(needed))
+            rows = _read_files(spark, source, list(map(_path_of, files)) or [place(source)], list(needed))
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, name, place(source)) from None
     opened = Opened(name, place(source), rows)
@@ -88,41 +139,11 @@ def place(source: Source) -> str:
 def explain(error: Exception, name: str, where: str) -> FlmrecError:
     """The error of reading a source in one sentence; what is not about the source is raised again."""
     text = str(error)
-    if "PATH_NOT_FOUND" in text:
-        return UsageError(f"source.{name}: there is no file {where}; correct source.{name}.path.")
-    if "TABLE_OR_VIEW_NOT_FOUND" in text or "DELTA_TABLE_NOT_FOUND" in text or "DELTA_MISSING_DELTA_TABLE" in text:
-        return UsageError(f"source.{name}: there is no Delta table {where}; correct source.{name}.path or table.")
-    if "is not a Parquet file" in text or "CANNOT_READ_FILE_FOOTER" in text:
-        return UsageError(f"source.{name}: {where} holds no Parquet, or it is damaged; correct source.{name}.format.")
-    if "UNABLE_TO_INFER_SCHEMA" in text:
-        return DataContractError(f"source.{name}: {where} holds no rows; an empty table cannot be used.")
-    if "FAILED_MERGE" in text or "CANNOT_MERGE" in text:
-        return DataContractError(
-            f"source.{name}: a column has different types in different files of {where}; {_first(text)}"
-        )
-    if "COLUMN_ALREADY_EXISTS" in text or "AMBIGUOUS_REFERENCE" in text:
-        return UsageError(
-            f"source.{name}: two columns of {where} have names that differ in capital letters only; {_first(text)}"
-        )
-    if "CHARSET" in text:
-        return UsageError(f"source.{name}.options.encoding is none that Spark reads; {_first(text)}")
-    if "DATETIME_PATTERN" in text:
-        return UsageError(f"source.{name}.ts_format is no Spark datetime pattern; {_first(text)}")
-    if "CHANGE_DATA_FEED" in text or "CHANGE_TABLE_FEED" in text or "MISSING_CHANGE_DATA" in text:
-        return UsageError(
-            f"source.{name}: {where} keeps no change feed from the version ingested last on; set its table property "
-            f"delta.enableChangeDataFeed to true and take it once with source.{name}.load=full."
-        )
-    if "CSV header does not conform" in text:
-        return DataContractError(
-            f"source.{name}: files of {where} have different headers; {_header(text)} Deliver one header in all files."
-        )
-    if "EOFException" in text or "FAILED_READ_FILE" in text or "ZipException" in text:
-        file = re.search(r"reading file (\S+?)\.?\s", text)
-        return DataContractError(
-            f"source.{name}: {file[1] if file else where} is cut short or damaged and cannot be read to its end; "
-            "deliver it again."
-        )
+    for signs, kind, message in _FAULTS:
+        if any(sign in text for sign in signs):
+            file = re.search(r"reading file (\S+?)\.?\s", text)
+            parts = {"where": where, "first": _first(text), "header": _header(text), "file": file[1] if file else where}
+            return kind(f"source.{name}" + message.format(name=name, **parts))
     raise error
 
 
@@ -177,6 +198,11 @@ def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: l
     return (
         reader.format("json" if form == "json" else "csv").load(paths).withColumn(BATCH, F.col("_metadata.file_path"))
     )
+
+
+def _path_of(uri: str) -> str:
+    """The path of one file, by the URI that BATCH gives it, that Spark takes for no pattern."""
+    return re.sub(r"([{}\[\]*?\\])", r"\\\1", unquote(uri))
 
 
 def _without_corrupt(rows: DataFrame, batch: Column) -> DataFrame:

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
@@ -69,6 +72,21 @@ def empty_parquet(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def nanoseconds(folder: Path) -> dict[str, Any]:
+    times = pa.array([1_700_000_000_000_000_001], pa.timestamp("ns"))
+    pq.write_table(pa.table({"user": ["u1"], "item": ["i1"], "ts": times}), folder / "log.parquet")
+    return {}
+
+
+def damaged_page(folder: Path) -> dict[str, Any]:
+    content = bytearray(
+        write(folder / "log.parquet", [{"user": f"u{n}", "item": "i1", "ts": str(n)} for n in range(5000)]).read_bytes()
+    )
+    content[200:1200] = np.random.default_rng(1).bytes(1000)
+    (folder / "log.parquet").write_bytes(bytes(content))
+    return {}
+
+
 def empty_folder(folder: Path) -> dict[str, Any]:
     (folder / "nothing").mkdir()
     return {"path": str(folder / "nothing"), "format": "csv"}
@@ -84,8 +102,16 @@ FAULTS: dict[str, tuple[Damage, type[FlmrecError], str]] = {
     "header only": (text("log.csv", HEADER), DataContractError, "holds no rows"),
     "cut gzip of CSV": (cut("log.csv.gz"), DataContractError, "log.csv.gz is cut short or damaged"),
     "cut gzip of JSON": (cut("log.json.gz"), DataContractError, "log.json.gz is cut short or damaged"),
+    "gzip of nothing": (text("log.csv.gz", gzip.compress(b"")), DataContractError, "not even a header"),
+    "gzip and more behind it": (
+        text("log.csv.gz", gzip.compress((HEADER + "u1,i1,1\n").encode()) + b"more"),
+        DataContractError,
+        "log.csv.gz is cut short or damaged",
+    ),
     "no gzip at all": (text("log.csv.gz", HEADER + "u1,i1,1\n"), DataContractError, "is cut short or damaged"),
     "cut Parquet": (text("log.parquet", b"PAR1 half a file"), UsageError, "holds no Parquet, or it is damaged"),
+    "a damaged page of Parquet": (damaged_page, DataContractError, "log.parquet is cut short or damaged"),
+    "Parquet times in nanoseconds": (nanoseconds, UsageError, "has a type that Spark does not read; .*NANOS"),
     "CSV as Parquet": (log(format="parquet"), UsageError, "holds no Parquet"),
     "CSV as JSON": (log(format="json"), UsageError, "has no column item, ts, user; it has: none"),
     "CSV as Delta": (log(format="delta"), UsageError, "there is no Delta table"),
@@ -97,6 +123,16 @@ FAULTS: dict[str, tuple[Damage, type[FlmrecError], str]] = {
         "has no column item, ts, user",
     ),
     "JSON of scalars": (text("log.json", '1\n"two"\nnull\n'), UsageError, "has no column"),
+    "JSON that ends in a list": (
+        text("log.json", '[{"user":"u1","item":"i1","ts":1},{"user":"u2","it', options={"multiLine": True}),
+        UsageError,
+        "has no column item, ts, user; it has: none",
+    ),
+    "JSON of one name in two cases": (
+        text("log.json", '{"user":"u1","item":"i1","ts":1,"User":"x"}\n'),
+        UsageError,
+        "names that differ in capital letters only",
+    ),
     "JSON of another shape": (text("log.json", '{"rows": [{"user": "u1"}]}\n'), UsageError, "it has: rows"),
     "no such column": (
         log(columns=LOG_COLUMNS | {"item_id": "product"}),
@@ -111,6 +147,13 @@ FAULTS: dict[str, tuple[Damage, type[FlmrecError], str]] = {
     "no catalog table": (log(path=None, table="shop.log"), UsageError, "there is no Delta table shop.log"),
     "other headers": (two_headers, DataContractError, "have different headers"),
     "other types": (two_types, DataContractError, "different types in different files"),
+    "a column twice": (
+        text("log.csv", "user,item,ts,user\nu1,i1,1,u2\n"),
+        UsageError,
+        "has no column user; it has: user0, item, ts, user3",
+    ),
+    "no header": (text("log.csv", "u1,i1,1\nu2,i1,2\n"), UsageError, "has no column item, ts, user; it has: u1, i1, 1"),
+    "UTF-16 not said": (text("log.csv", (HEADER + "u1,i1,1\n").encode("utf-16")), UsageError, "has no column item, ts"),
     "every row bad": (
         text("log.csv", HEADER + ",,\n,i1,x\n"),
         DataContractError,
@@ -156,8 +199,16 @@ GOOD_FILES: dict[str, tuple[str, str | bytes, dict[str, Any], int, dict[str, int
     "CRLF": ("log.csv", HEADER.replace("\n", "\r\n") + "u1,i1,1\r\n", {}, 1, {}),
     "byte order mark": ("log.csv", "\ufeff" + HEADER + "u1,i1,1\n", {}, 1, {}),
     "Latin-1 said": ("log.csv", HEADER.encode() + "café,i1,1\n".encode("latin-1"), {"options": {"encoding": "iso-8859-1"}}, 1, {}),
+    "UTF-16 said": ("log.csv", (HEADER + "张三,i1,1\n").encode("utf-16"),
+                    {"options": {"encoding": "utf-16", "multiLine": True}}, 1, {}),
     "Latin-1 not said": ("log.csv", HEADER.encode() + b"caf\xe9,i1,1\nu1,i1,1\n", {}, 1,
                          {"user_id: control or broken characters": 1}),
+    "NUL in an id": ("log.csv", HEADER.encode() + b"u\x001,i1,1\nu2,i1,2\n", {}, 1,
+                     {"user_id: control or broken characters": 1}),
+    "two gzip files in one": ("log.csv.gz", gzip.compress((HEADER + "u1,i1,1\n").encode()) + gzip.compress(b"u2,i1,2\n"),
+                              {}, 2, {}),
+    "JSON with a byte of Latin-1": ("log.json", b'{"user":"caf\xe9","item":"i1","ts":1}\n{"user":"u1","item":"i1","ts":2}\n',
+                                    {}, 1, {"row: not of the source's format": 1}),
     "two encodings": ("log.csv", HEADER.encode() + "张三,i1,1\n".encode() + "张三,i1,1\n".encode("gbk"), {}, 1,
                       {"user_id: control or broken characters": 1}),
     "JSON cut in a row": ("log.json", '{"user":"u1","item":"i1","ts":1}\n{"user":"u1","ite', {}, 1,

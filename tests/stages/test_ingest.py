@@ -85,6 +85,20 @@ def test_nights_of_a_growing_log(spark: SparkSession, tmp_path: Path) -> None:
     assert ("u1", "i1", 10, 1.0) in events(spark, whole) and ledger(spark, whole)[0] == 7
 
 
+def test_files_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
+    day(tmp_path, "0", ("u1", "i1", 1, 1.0))
+    ingest.run(spark, night(tmp_path, "first"))
+    names = ["a b", "50%", "%20", "1+1", "[z]", "{y}", "q?", "*", "c#d", "周一", "x=1,y"]
+    for n, name in enumerate(names):
+        day(tmp_path, name, (f"u{n}", "i2", 2, 1.0))
+    cfg = night(tmp_path, "second")
+    ingest.run(spark, cfg)
+    assert len(events(spark, cfg)) == 1 + len(names)
+    os.utime(tmp_path / "log" / "[z].csv", (1, 1))  # touched: its content is looked at again
+    ingest.run(spark, night(tmp_path, "third"))
+    assert version(spark, cfg) == version(spark, night(tmp_path, "third"))
+
+
 def test_a_source_that_says_the_same_commits_nothing(spark: SparkSession, tmp_path: Path) -> None:
     path = day(tmp_path, "all", ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0))
     before = night(tmp_path, "before", log={"load": "full"})
