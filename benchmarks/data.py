@@ -1,19 +1,19 @@
 """How ingest and tokenize grow with the log: time per stage and per million rows, beside the plainest Spark job.
 
-    .venv/bin/python benchmarks/data.py --folder /tmp/bench [--millions 1 2 4 8 20] [--texts 2000000] [--night 8]
+    .venv/bin/python benchmarks/data.py [--folder /tmp/bench] [--millions 1 2 4 8 20] [--texts 2000000] [--night 8]
 
 Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
 seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
 writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake. `texts` compares tokenize with
-`tokenizer(list_of_texts)` alone. Results are printed and appended to <folder>/results.jsonl.
+`tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all processes, for machines that are not quiet. Results are
+printed and appended to <folder>/results.jsonl.
 """
 
 import argparse
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from transformers import AutoTokenizer
 
+from benchmarks import machine
+from benchmarks.machine import timed
 from flmrec import columns, config
 from flmrec.config import Config
 from flmrec.model.encoder import resolve_encoder
@@ -55,22 +57,30 @@ NEW_SHARE = 0.01
 
 def main() -> None:
     args = _arguments()
-    folder = Path(args.folder)
+    if args.folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return measure(args, Path(scratch))
+    return measure(args, Path(args.folder))
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    print(machine.describe(), flush=True)
     write_items(folder)
     spark = open_session(_config(folder, 0, args.memory), "flmrec-benchmark")
     warm_up(spark, folder, args.memory)
     for millions in args.millions:
         write_log(folder, millions)
         cfg = _config(folder, millions, args.memory)
-        plain_s = timed(partial(plain, spark, folder, millions))
-        ingest_s = timed(partial(ingest.run, spark, cfg))
-        tokenize_s = timed(partial(tokenize.run, spark, cfg))
+        plain_s, plain_cpu = timed(partial(plain, spark, folder, millions))
+        ingest_s, ingest_cpu = timed(partial(ingest.run, spark, cfg))
+        tokenize_s, tokenize_cpu = timed(partial(tokenize.run, spark, cfg))
         report(folder, what="build", millions=millions, plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
-               ingest_per_million_s=ingest_s / millions, tokenize_per_million_s=tokenize_s / millions,
-               ingest_over_plain=ingest_s / plain_s)  # fmt: skip
+               plain_cpu=plain_cpu, ingest_cpu=ingest_cpu, tokenize_cpu=tokenize_cpu,
+               ingest_cpu_per_million=ingest_cpu / millions, tokenize_cpu_per_million=tokenize_cpu / millions,
+               ingest_over_plain=ingest_s / plain_s, ingest_over_plain_cpu=ingest_cpu / plain_cpu)  # fmt: skip
         if millions == args.night:
-            night(spark, folder, cfg, ingest_s + tokenize_s)
+            night(spark, folder, cfg, (ingest_s + tokenize_s, ingest_cpu + tokenize_cpu))
     if args.texts:
         texts(spark, folder, args.texts)
 
@@ -118,15 +128,15 @@ def plain(spark: SparkSession, folder: Path, millions: float) -> None:
     rows.write.format("delta").mode("overwrite").save(str(folder / "plain"))
 
 
-def night(spark: SparkSession, folder: Path, cfg: Config, build_s: float) -> None:
+def night(spark: SparkSession, folder: Path, cfg: Config, built: tuple[float, float]) -> None:
     """1 % new events and 1 % changed items, and the same night again with nothing new."""
     millions = float(Path(cfg.source.interactions.path or "").name.removeprefix("log"))
     write_log(folder, millions, new=True)
     write_items(folder, changed=NEW_SHARE)
-    night_s = timed(partial(build, spark, cfg))
-    idle_s = timed(partial(build, spark, cfg))
-    report(folder, what="night", millions=millions, build_s=build_s, night_s=night_s, nothing_new_s=idle_s,
-           share=(night_s - idle_s) / build_s)  # fmt: skip
+    (night_s, night_cpu), (idle_s, idle_cpu) = (timed(partial(build, spark, cfg)) for _ in range(2))
+    report(folder, what="night", millions=millions, build_s=built[0], night_s=night_s, nothing_new_s=idle_s,
+           share=(night_s - idle_s) / built[0], build_cpu=built[1], night_cpu=night_cpu, nothing_new_cpu=idle_cpu,
+           share_cpu=(night_cpu - idle_cpu) / built[1])  # fmt: skip
 
 
 def build(spark: SparkSession, cfg: Config) -> None:
@@ -148,13 +158,14 @@ def texts(spark: SparkSession, folder: Path, n: int) -> None:
     frame = spark.read.parquet(str(source)).selectExpr(
         "int(item) idx", "item id", "md5(title) content_hash", "title text"
     )
-    ours_s = min(timed(lambda: tokenize_frame(frame, ref)) for _ in range(2))
+    ours_s, ours_cpu = min(timed(lambda: tokenize_frame(frame, ref)) for _ in range(2))
     listed = [row.text for row in frame.select("text").limit(min(n, 200_000)).collect()]
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     alone = AutoTokenizer.from_pretrained(resolve_encoder("all-MiniLM-L6-v2"))
-    alone_s = min(timed(lambda: alone(listed, truncation=True, max_length=64)) for _ in range(2))
+    alone_s, alone_cpu = min(timed(lambda: alone(listed, truncation=True, max_length=64)) for _ in range(2))
     report(folder, what="texts", n=n, ours_per_s=n / ours_s, alone_per_s=len(listed) / alone_s,
-           ratio=(n / ours_s) / (len(listed) / alone_s))  # fmt: skip
+           ratio=(n / ours_s) / (len(listed) / alone_s),
+           ratio_cpu=(n / ours_cpu) / (len(listed) / alone_cpu))  # fmt: skip
 
 
 def tokenize_frame(frame: DataFrame, ref: TokenizerRef) -> None:
@@ -168,12 +179,6 @@ def warm_up(spark: SparkSession, folder: Path, memory: str) -> None:
     plain(spark, folder, 0.01)
     ingest.run(spark, cfg)
     tokenize.run(spark, cfg)
-
-
-def timed(work: Callable[[], Any]) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
 
 
 def report(folder: Path, **facts: Any) -> None:
@@ -210,7 +215,7 @@ def _config(folder: Path, millions: float, memory: str) -> Config:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", required=True, help="scratch folder, about 1 GB for 20 million events")
+    parser.add_argument("--folder", help="scratch folder that is kept, about 1 GB for 20 million events")
     parser.add_argument("--millions", type=float, nargs="*", default=[1, 2, 4, 8, 20])
     parser.add_argument("--night", type=float, default=8, help="size on which a night is measured")
     parser.add_argument("--texts", type=int, default=2_000_000, help="0: leave the tokenizer out")

@@ -1,19 +1,20 @@
 """The kernel beside what a user would pick instead, on the same factors in one run, turn by turn.
 
     .venv/bin/python benchmarks/topk.py [--shapes 8192x100000x128x100 ...] [--turns 3] [--only faiss float32 matmul ...]
-                                      [--factors random skewed trained] [--grow]
+                                      [--factors random skewed trained] [--grow] [--threads 1]
 
 Shapes are users x items x dimensions x k; 50 items a user are excluded by flmrec, the others look for k + 50 (numpy: k)
 and leave the excluded ones for later. `random` factors are normal; `skewed` ones have items with Pareto lengths, as a
 long-tailed catalogue gives; `trained` ones are those of ALS on such a log, as implicit makes them. Prints users/s, best
-of the turns, and the ratio to FAISS IndexFlatIP; checks 100 lists against FAISS. `float32` is flmrec where the
-processor has no 8-bit products, `matmul` the float32 products of torch without any selection.
---grow times users x1, x2, x4, x8, then items likewise.
+of the turns, and the ratio to FAISS IndexFlatIP, also of the CPU seconds, for machines that are not quiet; checks 100
+lists against FAISS. `float32` is flmrec where the processor has no 8-bit products, `matmul` the float32 products of
+torch without any selection.
+--grow times users x1, x2, x4, x8, then items likewise. With --threads 1 nobody waits for another thread, so that CPU
+seconds compare on a busy machine.
 """
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))  # FAISS and numpy do best with all cores
@@ -109,20 +110,21 @@ def check(users: np.ndarray, items: np.ndarray, ours: np.ndarray, theirs: np.nda
 def compare(shape: str, kind: Callable[[int, int, int], Factors], turns: int, names: list[str]) -> None:
     n, m, dim, k = map(int, shape.split("x"))
     users, items = kind(n, m, dim)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     found: dict[str, np.ndarray] = {}
     runs = contenders(users, items, k)
     for _ in range(turns + 1):  # the first warms up
         for name in names:
-            started = time.perf_counter()
-            found[name] = runs[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(machine.timed(lambda: found.update({name: runs[name]()})))  # noqa: B023 (runs now)
     if "faiss" in names:
         check(users, items, found["flmrec"], found["faiss"])
-    best = {name: min(times[1:]) for name, times in seconds.items()}
+    best = {name: min(times[1:])[0] for name, times in seconds.items()}
+    cpu = {name: min(used for _, used in times[1:]) for name, times in seconds.items()}
     gflops = 2 * n * m * dim / 1e9
     for name in names:
-        beside = f"{best.get('faiss', best[name]) / best[name]:6.2f} x faiss" if "faiss" in names else ""
+        beside = ""
+        if "faiss" in names:
+            beside = f"{best['faiss'] / best[name]:6.2f} x faiss, {cpu['faiss'] / cpu[name]:6.2f} by CPU time"
         print(
             f"{shape:>24} {kind.__name__:>8} {name:>9}: {n / best[name]:10,.0f} users/s "
             f"{gflops / best[name]:6.0f} GFLOP/s {beside}",
@@ -144,8 +146,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["faiss", "implicit", "numpy"], help="compare with these only")
     parser.add_argument("--factors", nargs="*", default=["random", "skewed", "trained"])
     parser.add_argument("--grow", action="store_true")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every contender")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(args.threads)
+    threadpool_limits(args.threads)
     print(machine.describe())
     if args.grow:
         return grow(args.turns)

@@ -1,6 +1,7 @@
 """Publishing on a shop that fits on a page: 6 items in 2 dimensions, 5 users."""
 
 import dataclasses
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from flmrec.columns import Tables
 from flmrec.config import Config
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
+from flmrec.scoring import driver
+from flmrec.scoring.rules import Rules
+from flmrec.scoring.worker import Job
 from flmrec.stages import score
 from tests.conftest import make_config
 
@@ -152,6 +156,22 @@ def test_the_approximate_index_says_how_much_it_finds(spark: SparkSession, cfg: 
     metrics = Lake(spark, cfg.lake).read(Tables.METRICS).toPandas()
     [recall] = metrics[metrics.metric == "ann_recall"].value
     assert 0.5 < recall <= 1.0
+
+
+def test_partitions_do_not_show(spark: SparkSession, cfg: Config, shop: Lake) -> None:
+    rng = np.random.default_rng(1)
+    write_factors(shop, Tables.ITEM_FACTORS, {f"i{n}": tuple(rng.standard_normal(8)) for n in range(300)})
+    rows = [(f"u{n}", rng.standard_normal(8).tolist(), None, [n, 2 * n]) for n in range(40)]
+    users = spark.createDataFrame(rows, "user_id STRING, vector ARRAY<FLOAT>, segment STRING, seen ARRAY<INT>")
+    job = Job(run_date=dt.date(2024, 5, 1), model_version="v1", rules=Rules(k=5), dim=8)
+    about = {"popularity": np.zeros(300, np.int64), "category": np.full(300, -1, np.int32)}
+    with driver.catalogue(Lake(spark, cfg.lake).read(Tables.ITEM_FACTORS)) as items:
+        shipped = driver.ship(spark, items, np.ones(300, np.bool_), about)
+        found = [
+            sorted(driver.recommend(users.repartition(parts), shipped, job, columns.RECOMMENDATIONS).collect())
+            for parts in (1, 2, 7)
+        ]
+    assert len(found[0]) == 200 and found[0] == found[1] == found[2]
 
 
 def test_factors_of_two_models_are_refused(spark: SparkSession, cfg: Config, shop: Lake) -> None:
