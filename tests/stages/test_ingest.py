@@ -82,7 +82,7 @@ def test_nights_of_a_growing_log(spark: SparkSession, tmp_path: Path) -> None:
 
     whole = night(tmp_path, "whole", log={"load": "full"})  # the way out that the message names
     ingest.run(spark, whole)
-    assert ("u1", "i1", 10, 1.0) in events(spark, whole) and ledger(spark, whole)[0] == 7
+    assert ("u1", "i1", 10, 1.0) in events(spark, whole) and ledger(spark, whole)[0] == 8
 
 
 def test_files_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
