@@ -241,6 +241,18 @@ class TrainingConfig:
     epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
     batch_size: int | None = None  # windows a step over all ranks; None: by the data's size, as the next one
     learning_rate: float | None = None  # of the FLM head and its tower
+    # what the next event is learned by, each with its weight; several are learned at once
+    objectives: dict[Literal["softmax", "gbce", "click", "in_batch"], float] = field(
+        default_factory=lambda: {"softmax": 1.0}
+    )
+    negatives: int | None = None  # sampled a step; 0: softmax over the whole catalogue; None: by its size
+    hard_negatives: int = 0  # of gbce and click: only the so many best-scored ones; 0: all
+    calibration: float = 0.75  # of gbce, 0 (plain cross-entropy) to 1
+    label_smoothing: float = 0.0  # 0..1, of softmax and in_batch
+    adversarial: float = 0.0  # perturbation of the item factors, relative to their size; 0: none, 0.1 is much
+    weight_decay: float = 0.0  # of the FLM head and its tower (AdamW)
+    l1: float = 0.0  # penalty of the items' residuals, as is l2
+    l2: float = 0.0
     encoder_epochs: int = 2  # epochs that tune the encoder, the first ones; validation may stop earlier
     encoder_learning_rate: float = 5e-5
     checkpoint_s: float = 60.0  # seconds between checkpoints at least; they are written when an epoch has ended
@@ -325,10 +337,28 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AlsPartConfig:
+    """The part `als`: implicit ALS with a text prior (flmrec/factorization/als.py)."""
+
+    rank: int = 64  # factors
+    alpha: float = 16.0  # confidence of an event of weight 1 beyond that of a pair without one
+    ridge: float = 32.0  # pull of an item to what its text and attributes say, of a user to 0
+    prior_ridge: float = 1.0  # of the regression from text and attributes
+    sweeps: int = 8
+    half_life: float | None = 4.0  # events; of an event's weight when users are folded in; None: all count alike
+    local_entries: int = 2_000_000  # pairs of user and item that are solved in the driver's process; more: by Spark
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FactorizationConfig:
+    # parts of the published vectors, weighted on validation; sequential only up to 20,000 items
+    parts: list[Literal["tower", "sequential", "long", "als"]] = field(
+        default_factory=lambda: ["tower", "sequential", "long"]
+    )
     dim: int | None = None  # latent factors of each linear model; None: by the data's size, as the next ones
     half_life: float | None = None  # of the sequential model, events; None: one or two, by the data's size
     ridge: float | None = None  # of the linear models, events
+    als: AlsPartConfig = field(default_factory=AlsPartConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -479,7 +509,8 @@ def _check(config: Config, where: str) -> None:
         if value < 1:
             faults.append(f"{key} must be at least 1, got {value}")
     faults += _scoring_faults(config.scoring) + _model_faults(config.model) + _evaluation_faults(config.evaluation)
-    faults += _pretrain_faults(config.pretrain)
+    faults += _pretrain_faults(config.pretrain) + _training_faults(config.training)
+    faults += _factorization_faults(config.factorization)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
 
@@ -498,6 +529,33 @@ def _evaluation_faults(evaluation: EvaluationConfig) -> list[str]:
         faults.append(f"evaluation.few_shot must be at least 1, got {evaluation.few_shot}")
     if not 0 <= evaluation.gate.tolerance <= 1:
         faults.append(f"evaluation.gate.tolerance must be between 0 and 1, got {evaluation.gate.tolerance}")
+    return faults
+
+
+def _training_faults(training: TrainingConfig) -> list[str]:
+    faults = []
+    if not training.objectives or min(training.objectives.values()) <= 0:
+        faults.append(f"training.objectives needs at least one, each with a weight above 0, got {training.objectives}")
+    for name in ("negatives", "hard_negatives", "adversarial", "weight_decay", "l1", "l2"):
+        value = getattr(training, name)
+        if value is not None and value < 0:
+            faults.append(f"training.{name} must be at least 0, got {value}")
+    for name, value in (("calibration", training.calibration), ("label_smoothing", training.label_smoothing)):
+        if not 0 <= value <= 1:
+            faults.append(f"training.{name} must be from 0 to 1, got {value}")
+    return faults
+
+
+def _factorization_faults(factorization: FactorizationConfig) -> list[str]:
+    faults = []
+    if not factorization.parts or len(set(factorization.parts)) < len(factorization.parts):
+        faults.append(f"factorization.parts needs at least one part, each once, got {factorization.parts}")
+    elif factorization.parts == ["sequential"]:
+        faults.append("factorization.parts needs a part beside sequential, which catalogues above 20,000 items lack")
+    for name in ("rank", "alpha", "ridge", "prior_ridge", "sweeps", "half_life"):
+        value = getattr(factorization.als, name)
+        if value is not None and value <= 0:
+            faults.append(f"factorization.als.{name} must be above 0, got {value}")
     return faults
 
 

@@ -26,7 +26,7 @@ def full_softmax_loss(states: Tensor, factors: Tensor, bias: Tensor, targets: Te
 
 def sampled_softmax_loss(
     states: Tensor, target_factors: Tensor, target_bias: Tensor, negative_factors: Tensor, negative_bias: Tensor,
-    targets: Tensor, negatives: Tensor, target_log_q: Tensor, negative_log_q: Tensor,
+    targets: Tensor, negatives: Tensor, target_log_q: Tensor, negative_log_q: Tensor, smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Softmax over the target and shared negatives, with logQ correction (Yi et al., RecSys 2019).
 
@@ -36,7 +36,8 @@ def sampled_softmax_loss(
     """
     positive = (states * target_factors).sum(1) + target_bias - target_log_q  # (P,)
     negative = states @ negative_factors.T + negative_bias - negative_log_q  # (P, N)
-    return candidate_softmax_loss(positive, negative.masked_fill(targets[:, None] == negatives[None, :], _MASKED))
+    negative = negative.masked_fill(targets[:, None] == negatives[None, :], _MASKED)
+    return candidate_softmax_loss(positive, negative, smoothing)
 
 
 def candidate_softmax_loss(positive: Tensor, negative: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -94,17 +95,12 @@ def rating_loss(predicted: Tensor, values: Tensor, weights: Tensor | None = None
     return _weighted_mean((predicted - values.to(predicted.dtype)).square(), weights)
 
 
-def hard_negatives(scores: Tensor, known: Tensor, n: int) -> Tensor:
-    """(P, n) item numbers with the highest scores that the row's user is not known to like: never a known positive.
+def hardest(negative: Tensor, n: int) -> Tensor:
+    """(P, n) the highest of each row of (P, N) scores: hard negatives, mined by the model's own ranking.
 
-    scores: (P, n_items + 1), column 0 is padding; known: (P, K) item numbers, 0 is padding. Takes no
-    gradient. Where fewer than n items are left, 0 fills the row.
+    Known positives have to be masked (-inf) before; where fewer than n items are left, -inf fills the row.
     """
-    left = scores.detach().clone()
-    left.scatter_(1, known, _MASKED)
-    left[:, 0] = _MASKED
-    best = torch.topk(left, min(n, left.shape[1]), dim=1)
-    return best.indices.masked_fill(torch.isinf(best.values), 0)
+    return torch.topk(negative, min(n, negative.shape[1]), dim=1).values
 
 
 def adversarial_loss(loss_of: Callable[[Tensor], Tensor], factors: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """How a model is trained: what the configuration leaves open is chosen here by the size of the data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
@@ -36,6 +36,14 @@ class TowerRecipe:
     learning_rate: float = 3e-3  # peak, of Adam
     warmup_steps: int = 100
     averaging: float = 0.99  # decay of the running mean of the weights, which is what is kept
+    objectives: Mapping[str, float] = field(default_factory=lambda: {"softmax": 1.0})  # each with its weight
+    calibration: float = 0.75  # t of gbce
+    hard_negatives: int = 0  # of gbce and click: the best-scored so many; 0: all that are drawn
+    label_smoothing: float = 0.0
+    adversarial: float = 0.0  # step of the item factors against the loss, in root mean squares of a factor
+    weight_decay: float = 0.0  # of AdamW, for all weights but sparse residuals
+    l1: float = 0.0  # of the residuals of a step's items
+    l2: float = 0.0
     batch_size: int = 64  # windows a step over all ranks
     max_epochs: int = 60
     evaluate_every: int = 5  # epochs
@@ -93,6 +101,15 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         max_epochs=training.epochs,
+        negatives=training.negatives,
+        objectives=training.objectives,
+        calibration=training.calibration,
+        hard_negatives=training.hard_negatives,
+        label_smoothing=training.label_smoothing,
+        adversarial=training.adversarial,
+        weight_decay=training.weight_decay,
+        l1=training.l1,
+        l2=training.l2,
     )
     linear = _stated(
         _linear(size),

@@ -56,7 +56,7 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
         matrices.item_attribute_columns(lake, cfg, histories.n_items + 1), histories.n_items + 1
     )
     (folder / ATTRIBUTES_JSON).write_text(encoder.to_json(), encoding="utf-8")
-    _save(folder / inputs.ATTRIBUTES, {"attributes": features})
+    _save(folder / inputs.ATTRIBUTES, {"attributes": features, "counts": histories.item_counts()})
     validation = _validation(lake, cfg, histories) if fit == HOLDOUT else None
     settings = (
         LinearRecipe.of(chosen["linear"]) if chosen else _linear_settings(cfg, histories, plan.linear, validation)

@@ -1,6 +1,6 @@
 """What the ranks read beside the sequences: files that stages/preparation.py leaves in the model folder, and tokens.
 
-attributes.safetensors       attributes (n + 1, A)
+attributes.safetensors       attributes (n + 1, A); counts (n + 1,) events an item
 teacher.safetensors          inputs, outputs (n + 1, R); known (k,): items whose outputs can be trusted
 validation.safetensors       (holdout fit only) starts, items: histories; targets
 cold_validation.safetensors  (holdout fit only) users (m, R); cold (c,): items; starts, items: each user's choice
@@ -84,6 +84,10 @@ class ColdValidation:
 
 def attributes(folder: Path) -> Floats:
     return load_file(folder / ATTRIBUTES)["attributes"]
+
+
+def item_counts(folder: Path) -> Ints:
+    return load_file(folder / ATTRIBUTES)["counts"]
 
 
 def teacher(folder: Path) -> Teacher:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from flmrec.evaluation.gain import next_item_ndcg
 from flmrec.model.flm import Flm
-from flmrec.model.losses import full_softmax_loss, sampled_softmax_loss
+from flmrec.model.losses import adversarial_loss
 from flmrec.model.recipe import TowerRecipe
 from flmrec.training.comm import Communicator
 from flmrec.training.inputs import Validation
+from flmrec.training.objectives import DRAWN, Step, step_loss
 
 _EVALUATED_AT_ONCE = 512  # users
 
@@ -19,13 +20,27 @@ _EVALUATED_AT_ONCE = 512  # users
 class NextItem:
     """Steps over batches of windows; gradients are averaged over the ranks, so all ranks keep the same weights."""
 
-    def __init__(self, flm: Flm, recipe: TowerRecipe, attributes: np.ndarray, comm: Communicator, *, seed: int) -> None:
+    def __init__(
+        self,
+        flm: Flm,
+        recipe: TowerRecipe,
+        attributes: np.ndarray,
+        counts: np.ndarray,
+        comm: Communicator,
+        *,
+        seed: int,
+    ) -> None:
+        """attributes: (n + 1, A); counts: (n + 1,) events an item."""
         self.flm, self.recipe, self.comm = flm, recipe, comm
         self.attributes = torch.from_numpy(attributes).to(comm.device)
+        chance = torch.from_numpy(np.maximum(counts, 1) / max(counts.sum(), 1)).float()
+        self.log_chance = chance.log().to(comm.device)  # (n + 1,) of being the next item of an event
         self.texts = torch.empty(0)
         self.seed = seed
         dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, recipe.learning_rate)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        ]
         if recipe.sparse:
             self.optimizers.append(torch.optim.SparseAdam([flm.residual.weight], recipe.learning_rate))
         self.steps = 0
@@ -73,28 +88,53 @@ class NextItem:
             dense = [p.sum() for p in self.flm.parameters() if p is not self.flm.residual.weight]
             residual = self.flm.residual(history.new_zeros(1)).sum()  # sparse where those of the other ranks are
             return (torch.stack(dense).sum() + residual) * 0
-        if not self.recipe.negatives:
-            factors = self.flm.item_factors(self.texts, self.attributes)
-            states = self.flm.states(history, factors[history])[present]
-            return full_softmax_loss(states, factors, self.flm.bias, targets[present])
-        return self._sampled_loss(history, targets, present)
-
-    def _sampled_loss(self, history: Tensor, targets: Tensor, present: Tensor) -> Tensor:
-        """Negatives are drawn evenly from the catalogue; only the items of the step are looked up."""
-        n_items = len(self.texts) - 1
-        negatives = torch.from_numpy(self.rng.integers(1, n_items + 1, self.recipe.negatives)).to(history.device)
-        items, place = torch.unique(torch.cat([history.flatten(), targets.flatten(), negatives]), return_inverse=True)
+        items, of_history, of_targets, negatives = self._looked_up(history, targets)
         factors = self.flm.item_factors(self.texts[items], self.attributes[items], items)
+        known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
+        known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
+        owners = present.nonzero()[:, 0]
+
+        def loss_of(factors: Tensor) -> Tensor:
+            return step_loss(
+                Step(
+                    states=self.flm.states(history, factors[of_history])[present],
+                    factors=factors,
+                    bias=self.flm.bias[items],
+                    targets=of_targets[present],
+                    negatives=negatives,
+                    owners=owners,
+                    known=known,
+                    log_chance=self.log_chance[items],
+                    n_items=len(self.texts) - 1,
+                    whole=not self.recipe.negatives,
+                ),
+                self.recipe,
+            )
+
+        if not self.recipe.adversarial:
+            return loss_of(factors) + self._penalty(items)
+        loss, worst = adversarial_loss(loss_of, factors, self.recipe.adversarial)
+        return loss + worst + self._penalty(items)
+
+    def _looked_up(self, history: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(items (m,) in ascending order, and as rows of them: history, targets, negatives (N,))."""
+        n_items, device = len(self.texts) - 1, history.device
+        n_drawn = self.recipe.negatives or (
+            min(DRAWN, n_items) if {"gbce", "click"} & set(self.recipe.objectives) else 0
+        )
+        negatives = torch.from_numpy(self.rng.integers(1, n_items + 1, n_drawn)).to(device)
+        if not self.recipe.negatives:
+            return torch.arange(n_items + 1, device=device), history, targets, negatives
+        items, place = torch.unique(torch.cat([history.flatten(), targets.flatten(), negatives]), return_inverse=True)
         of_history, of_targets, of_negatives = place.split([history.numel(), targets.numel(), len(negatives)])
-        states = self.flm.states(history, factors[of_history.view_as(history)])[present]
-        chosen = of_targets.view_as(targets)[present]
-        even = torch.full((), -float(np.log(n_items / self.recipe.negatives)), device=history.device)
-        bias = self.flm.bias[items]
-        zero = torch.zeros(int(present.sum()), device=history.device)
-        return sampled_softmax_loss(
-            states, factors[chosen], bias[chosen], factors[of_negatives], bias[of_negatives],
-            items[chosen], items[of_negatives], zero, even.expand(len(negatives)),
-        )  # fmt: skip
+        return items, of_history.view_as(history), of_targets.view_as(targets), of_negatives
+
+    def _penalty(self, items: Tensor) -> Tensor | float:
+        """L1 and L2 of the residuals of the step's items."""
+        if not (self.recipe.l1 or self.recipe.l2):
+            return 0.0
+        residual = self.flm.residual(items)
+        return self.recipe.l1 * residual.abs().sum(1).mean() + self.recipe.l2 * residual.square().sum(1).mean()
 
     @torch.no_grad()
     def ndcg(self, validation: Validation) -> float:

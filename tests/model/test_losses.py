@@ -75,12 +75,13 @@ def test_click_and_rating_by_hand():
     assert float(losses.click_loss(scores, labels, torch.zeros(2))) == 0
 
 
-def test_hard_negatives_are_the_best_that_nobody_knows():
-    scores = torch.tensor([[9.0, 3.0, 2.0, 8.0, 1.0], [9.0, 1.0, 2.0, 3.0, 4.0]], requires_grad=True)
-    known = torch.tensor([[3, 0], [4, 2]])
-    mined = losses.hard_negatives(scores, known, 2)
-    assert mined.tolist() == [[1, 2], [3, 1]] and not mined.requires_grad
-    assert losses.hard_negatives(scores[1:], torch.tensor([[4, 2, 1]]), 3).tolist() == [[3, 0, 0]]
+def test_hard_negatives_are_the_best_that_are_not_masked_and_take_gradients():
+    scores = torch.tensor([[3.0, 2.0, 8.0, 1.0], [1.0, 2.0, 3.0, float("-inf")]], requires_grad=True)
+    known = torch.tensor([[False, False, True, False], [False, False, False, False]])
+    mined = losses.hardest(scores.masked_fill(known, float("-inf")), 2)
+    assert mined.tolist() == [[3, 2], [3, 2]]
+    mined.sum().backward()
+    assert scores.grad.tolist() == [[1, 1, 0, 0], [0, 1, 1, 0]]
 
 
 def test_adversarial_loss_is_higher_than_any_other_small_step_makes_it():

@@ -1,0 +1,92 @@
+"""Every objective learns a catalogue whose next item follows from the last one, and the default one is as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from flmrec.model.flm import Flm
+from flmrec.model.losses import full_softmax_loss
+from flmrec.model.recipe import TowerRecipe
+from flmrec.training.comm import SingleCommunicator
+from flmrec.training.next_item import NextItem
+
+N_ITEMS = 30
+
+
+def trainer(**settings) -> NextItem:
+    torch.manual_seed(0)
+    recipe = TowerRecipe(
+        dim=16, length=8, dropout=0.0, residual_dropout=0.0, learning_rate=1e-2, warmup_steps=1, **settings
+    )
+    flm = Flm(N_ITEMS, 4, 0, recipe)
+    made = NextItem(
+        flm, recipe, np.zeros((N_ITEMS + 1, 0), np.float32), np.ones(N_ITEMS + 1), SingleCommunicator(), seed=0
+    )
+    made.set_texts(torch.zeros(N_ITEMS + 1, 4))
+    made.start_epoch(1)
+    return made
+
+
+def windows(n: int, seed: int = 0) -> torch.Tensor:
+    """Users who walk along the catalogue: after item i comes i + 1."""
+    starts = torch.from_numpy(np.random.default_rng(seed).integers(1, N_ITEMS - 9, n))
+    return starts[:, None] + torch.arange(9)
+
+
+def hits(made: NextItem) -> float:
+    """Share of walks whose next item ranks among the first three that the walk has not seen."""
+    made.flm.eval()
+    factors = made.flm.item_factors(made.texts, made.attributes)
+    walk = windows(40, seed=1)
+    scores = made.flm.states(walk[:, :8], factors[walk[:, :8]])[:, -1] @ factors.T + made.flm.bias
+    scores = scores.scatter(1, walk[:, :8], -torch.inf)
+    return float((torch.topk(scores, 3).indices == walk[:, 8:]).any(1).float().mean())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objectives": {"softmax": 1.0}},
+        {"objectives": {"softmax": 1.0}, "negatives": 20, "sparse": True},
+        {"objectives": {"softmax": 1.0}, "negatives": 20, "label_smoothing": 0.1},
+        {"objectives": {"gbce": 1.0}},
+        {"objectives": {"gbce": 1.0}, "negatives": 20, "sparse": True},
+        {"objectives": {"gbce": 1.0}, "hard_negatives": 5},
+        {"objectives": {"click": 1.0}, "negatives": 20, "hard_negatives": 5},
+        {"objectives": {"in_batch": 1.0}, "negatives": 20, "sparse": True},
+        {"objectives": {"softmax": 1.0, "click": 0.3, "in_batch": 0.3}},
+        {"objectives": {"softmax": 1.0}, "adversarial": 0.1, "weight_decay": 0.01, "l1": 1e-4, "l2": 1e-4},
+    ],
+    ids=str,
+)
+def test_every_objective_learns_what_comes_next(settings: dict):
+    made = trainer(**settings)
+    assert hits(made) < 0.5
+    for step in range(80):
+        made.step(windows(32, seed=10 + step))
+    assert hits(made) > 0.9
+
+
+def test_the_default_is_the_softmax_over_the_catalogue():
+    made = trainer()
+    walk = windows(6)
+    factors = made.flm.item_factors(made.texts, made.attributes)
+    states = made.flm.states(walk[:, :-1], factors[walk[:, :-1]])
+    expected = full_softmax_loss(states.flatten(0, 1), factors, made.flm.bias, walk[:, 1:].flatten())
+    assert made.step(walk) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_penalties_are_those_of_the_residuals():
+    plain, heavy = trainer(), trainer(l1=0.5, l2=2.0)
+    weight = heavy.flm.residual.weight
+    penalty = 0.5 * weight.abs().sum(1).mean() + 2.0 * weight.square().sum(1).mean()
+    assert heavy.step(windows(6)) == pytest.approx(plain.step(windows(6)) + float(penalty), rel=1e-5)
+
+
+def test_no_item_of_the_own_stretch_is_a_negative():
+    """A user who has had everything but item 30 leaves gbce item 30 alone to push down."""
+    made = trainer(objectives={"gbce": 1.0}, hard_negatives=N_ITEMS)
+    made.recipe = TowerRecipe(**vars(made.recipe) | {"length": N_ITEMS})
+    made.flm.tower = Flm(N_ITEMS, 4, 0, made.recipe).tower
+    made.step(torch.arange(0, N_ITEMS)[None, :])
+    assert made.flm.bias.grad[N_ITEMS] > 0 and (made.flm.bias.grad[2:N_ITEMS] < 0).all()
