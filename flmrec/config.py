@@ -223,6 +223,10 @@ class ModelConfig:
     encoder: str = "all-MiniLM-L6-v2"  # folder or hub name; the default comes with the set-up
     tuning: Literal["full", "lora", "frozen"] = "full"
     pooling: Literal["mean", "cls", "last"] = "mean"
+    lora_rank: int = 16
+    frozen_layers: int = 0  # of the encoder, the first ones with the embeddings, that are not tuned
+    gradient_checkpointing: bool = False  # less memory, a third more time; for large encoders
+    tower: Literal["transformer", "pooling"] = "transformer"  # of the users; pooling: recency-weighted mean, quicker
     dim: int | None = None  # factors of the FLM head and its tower; None: by the data's size, as the next ones
     layers: int | None = None  # of the user tower
     heads: int | None = None  # of its attention; they divide dim
@@ -255,6 +259,11 @@ class TrainingConfig:
     l2: float = 0.0
     encoder_epochs: int = 2  # epochs that tune the encoder, the first ones; validation may stop earlier
     encoder_learning_rate: float = 5e-5
+    head_learning_rate: float = 5e-4  # of the encoder's head
+    encoder_warmup: float = 0.0  # share of the encoder's updates in which its learning rates rise
+    texts_per_step: int = 64  # that a rank encodes in a step
+    accumulate: int = 1  # steps of texts whose gradients make one update of the encoder
+    scaling: Literal["none", "sqrt", "linear"] = "none"  # of the encoder's learning rates with the ranks
     checkpoint_s: float = 60.0  # seconds between checkpoints at least; they are written when an epoch has ended
 
     @property
@@ -412,6 +421,25 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TuneRange:
+    """Either choices, or numbers from low to high."""
+
+    choices: list[int | float | str] | None = None
+    low: float | None = None
+    high: float | None = None
+    integer: bool = False
+    log: bool = False  # evenly on the logarithm
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TuneConfig:
+    """What jobs/tune.py tries; validation NDCG@10 of the holdout fit chooses."""
+
+    trials: int = 20  # fits of the holdout; those that were done before count
+    ranges: dict[str, TuneRange] = field(default_factory=dict)  # section.key of the configuration: its range
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
     source: SourceConfig
     lake: LakeConfig
@@ -427,10 +455,14 @@ class Config:
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Configuration from a YAML file and `section.key=value` overrides. Raises UsageError naming every fault."""
+    """Configuration from a YAML file and `section.key=value` overrides. Raises UsageError naming every fault.
+
+    A file that says `extends: other.yaml` (beside it) has the keys of the other file where it names none itself.
+    """
     tree = _read(Path(path))
     for override in overrides:
         _apply(tree, override)
@@ -440,6 +472,20 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         run["id"] = run.get("id") or now.strftime("%Y%m%dT%H%M%SZ")
         run["date"] = run.get("date") or now.date()
     return parse(tree, where=str(path))
+
+
+def overridden(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with other values, by section.key. Raises UsageError naming every fault."""
+    tree = json.loads(json.dumps(asdict(config), default=str))
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.get(section)
+            if not isinstance(node, dict):
+                raise UsageError(f"There is no key {name} in the configuration.")
+        node[key] = value
+    return parse(tree)
 
 
 def parse(tree: dict[str, Any], where: str = "configuration") -> Config:
@@ -467,7 +513,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{path} must hold sections such as source: and lake:, got {type(tree).__name__}.")
-    return tree
+    base = tree.pop("extends", None)
+    return tree if base is None else _merged(_read(path.parent / str(base)), tree)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both trees; what `above` says wins."""
+    both = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(below.get(key), dict)
+        both[key] = _merged(below[key], value) if nested else value
+    return both
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -510,7 +566,7 @@ def _check(config: Config, where: str) -> None:
             faults.append(f"{key} must be at least 1, got {value}")
     faults += _scoring_faults(config.scoring) + _model_faults(config.model) + _evaluation_faults(config.evaluation)
     faults += _pretrain_faults(config.pretrain) + _training_faults(config.training)
-    faults += _factorization_faults(config.factorization)
+    faults += _factorization_faults(config.factorization) + _tune_faults(config.tune)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")
 
@@ -532,17 +588,33 @@ def _evaluation_faults(evaluation: EvaluationConfig) -> list[str]:
     return faults
 
 
+def _tune_faults(tune: TuneConfig) -> list[str]:
+    faults = []
+    for name, own in tune.ranges.items():
+        bounded = own.low is not None and own.high is not None and own.low < own.high
+        if bounded == bool(own.choices):
+            faults.append(f"tune.ranges.{name} needs either choices, or low below high")
+        elif own.log and (own.low or 0) <= 0:
+            faults.append(f"tune.ranges.{name}.low must be above 0 where log is true, got {own.low}")
+    if tune.trials < 1:
+        faults.append(f"tune.trials must be at least 1, got {tune.trials}")
+    return faults
+
+
 def _training_faults(training: TrainingConfig) -> list[str]:
     faults = []
     if not training.objectives or min(training.objectives.values()) <= 0:
         faults.append(f"training.objectives needs at least one, each with a weight above 0, got {training.objectives}")
+    for name in ("texts_per_step", "accumulate"):
+        if getattr(training, name) < 1:
+            faults.append(f"training.{name} must be at least 1, got {getattr(training, name)}")
     for name in ("negatives", "hard_negatives", "adversarial", "weight_decay", "l1", "l2"):
         value = getattr(training, name)
         if value is not None and value < 0:
             faults.append(f"training.{name} must be at least 0, got {value}")
-    for name, value in (("calibration", training.calibration), ("label_smoothing", training.label_smoothing)):
-        if not 0 <= value <= 1:
-            faults.append(f"training.{name} must be from 0 to 1, got {value}")
+    for name in ("calibration", "label_smoothing", "encoder_warmup"):
+        if not 0 <= getattr(training, name) <= 1:
+            faults.append(f"training.{name} must be from 0 to 1, got {getattr(training, name)}")
     return faults
 
 

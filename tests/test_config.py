@@ -23,9 +23,30 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in sorted(CONF.rglob("*.yaml")) if p.parent.name != "recipes"], ids=lambda p: p.name
+)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     assert config.load(path).lake.root
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("recipes/*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_recipe_can_be_extended(path: Path, file: Path) -> None:
+    file.write_text(f"{SMALL}\nextends: {path}\ntune: {{trials: 3}}\n")
+    cfg = config.load(file)
+    assert cfg.tune.trials == 3 and cfg.tune.ranges
+    for name, own in cfg.tune.ranges.items():
+        for value in own.choices or [int(own.low) if own.integer else own.low]:
+            config.overridden(cfg, {name: value})
+
+
+def test_a_value_can_be_replaced_by_its_key(file: Path) -> None:
+    cfg = config.load(file)
+    assert config.overridden(cfg, {"model.dim": 32, "factorization.als.rank": 8}).factorization.als.rank == 8
+    with pytest.raises(UsageError, match="unknown key model.size"):
+        config.overridden(cfg, {"model.size": 3})
+    with pytest.raises(UsageError, match="no key modle.dim"):
+        config.overridden(cfg, {"modle.dim": 3})
 
 
 def test_defaults_fill_what_the_file_leaves_out(file: Path) -> None:
@@ -60,6 +81,12 @@ def test_a_categorical_is_a_name_or_a_name_with_a_separator(file: Path) -> None:
         ("lake.root.deep=3", "root holds a value"),
         ("lake.root=main.recs", "lake.models must name a folder"),
         ("source.items.table=main.items", "source.items needs either path or table"),
+        ("training.objectives={}", "training.objectives needs at least one"),
+        ("training.objectives={hinge: 1.0}", "training.objectives.hinge"),
+        ("training.label_smoothing=2.0", "training.label_smoothing must be from 0 to 1, got 2.0"),
+        ("factorization.parts=[als, als]", "factorization.parts needs at least one part, each once"),
+        ("factorization.als.rank=0", "factorization.als.rank must be above 0, got 0"),
+        ("tune.ranges={model.dim: {low: 3}}", "tune.ranges.model.dim needs either choices, or low below high"),
     ],
 )
 def test_faults_are_named(file: Path, override: str, message: str) -> None:

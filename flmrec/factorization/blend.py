@@ -63,7 +63,7 @@ def choose_warm(
         value = measure(trial)
         if value > best_value * _WORTH:
             chosen, best_value = trial, value
-    return chosen
+    return replace(chosen, ndcg=best_value)
 
 
 def choose_cold(start: Blend, judges: ColdJudges) -> Blend:

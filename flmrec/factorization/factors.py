@@ -34,6 +34,7 @@ class Blend:
     warm: Mapping[str, float]
     cold: Mapping[str, float]
     prior_events: float = 0.0  # an item with n events has n / (n + prior_events) of its own factors, rest predicted
+    ndcg: float | None = None  # NDCG@10 of the validation events that chose the warm weights; None: nothing chose
 
     def own_share(self, counts: Ints) -> Floats:
         """(n,) share of an item's own factors; 0 where it has no events."""

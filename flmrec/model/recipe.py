@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
+from flmrec.model.encoder import TuningOptions
 
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
 TWO_HALF_LIVES_LIMIT = 6_000  # items; two half-lives need a matrix twice as wide as the catalogue
@@ -25,6 +26,7 @@ class DataSize:
 class TowerRecipe:
     """The FLM head, its user tower and their training."""
 
+    tower: Literal["transformer", "pooling"] = "transformer"
     dim: int = 64  # latent factors
     layers: int = 2
     heads: int = 2
@@ -58,6 +60,9 @@ class AlignmentRecipe:
     learning_rate: float = 5e-5  # of the encoder
     head_learning_rate: float = 5e-4
     texts_per_step: int = 64  # a rank
+    accumulate: int = 1  # steps whose gradients make one update
+    warmup: float = 0.0  # share of the updates in which the learning rates rise; then they fall to 0
+    scaling: Literal["none", "sqrt", "linear"] = "none"  # of the learning rates with the ranks
     max_texts_per_epoch: int = 50_000
     temperature: float = 1.0  # in standard deviations of the teacher's scores
     weight_decay: float = 0.01
@@ -87,12 +92,14 @@ class Recipe:
     linear: LinearRecipe
     pooling: Literal["mean", "cls", "last"]
     tuning: Literal["full", "lora", "frozen"]
+    options: TuningOptions = field(default_factory=TuningOptions)
 
 
 def choose(model: ModelConfig, training: TrainingConfig, factorization: FactorizationConfig, size: DataSize) -> Recipe:
     """The recipe for data of this size; what the configuration states is kept."""
     tower = _stated(
         _tower(size),
+        tower=model.tower,
         dim=model.dim,
         layers=model.layers,
         heads=model.heads,
@@ -120,8 +127,18 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         ease_ridge=factorization.ridge,
     )
     encoder_epochs = 0 if model.tuning == "frozen" else training.encoder_epochs
-    alignment = AlignmentRecipe(max_epochs=encoder_epochs, learning_rate=training.encoder_learning_rate)
-    return Recipe(tower=tower, alignment=alignment, linear=linear, pooling=model.pooling, tuning=model.tuning)
+    alignment = _stated(
+        AlignmentRecipe(max_epochs=encoder_epochs, learning_rate=training.encoder_learning_rate),
+        head_learning_rate=training.head_learning_rate,
+        texts_per_step=training.texts_per_step,
+        accumulate=training.accumulate,
+        warmup=training.encoder_warmup,
+        scaling=training.scaling,
+    )
+    options = TuningOptions(model.lora_rank, model.frozen_layers, model.gradient_checkpointing)
+    return Recipe(
+        tower=tower, alignment=alignment, linear=linear, pooling=model.pooling, tuning=model.tuning, options=options
+    )
 
 
 def _stated(recipe: Any, **settings: Any) -> Any:

@@ -20,6 +20,7 @@ from flmrec.training.comm import Communicator
 from flmrec.training.inputs import ColdValidation, Teacher, Texts
 
 _RIDGE = 5.0
+_SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # power of the number of ranks in the learning rates
 
 
 class Aligner:
@@ -30,7 +31,7 @@ class Aligner:
         *, n_epochs: int, seed: int,
     ) -> None:  # fmt: skip
         self.recipe, self.texts, self.attributes, self.teacher, self.comm = recipe, texts, attributes, teacher, comm
-        self.encoder = load_encoder(encoder, recipe.pooling, recipe.tuning).to(comm.device)
+        self.encoder = load_encoder(encoder, recipe.pooling, recipe.tuning, recipe.options).to(comm.device)
         self.bf16 = bf16_is_fast(comm.device)
         self.n_epochs, self.seed = n_epochs, seed
         comm.broadcast_([p.data for p in self._trained()])
@@ -82,13 +83,19 @@ class Aligner:
 
     def _start_optimizer(self) -> None:
         recipe = self.recipe.alignment
+        scale = self.comm.size ** _SCALING[recipe.scaling]  # each rank adds texts to a step
         groups = [
-            {"params": self._trained(), "lr": recipe.learning_rate},
-            {"params": [self.head], "lr": recipe.head_learning_rate},
+            {"params": self._trained(), "lr": recipe.learning_rate * scale},
+            {"params": [self.head], "lr": recipe.head_learning_rate * scale},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-        total = max(1, self.n_epochs * self._updates())
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: max(0.0, 1 - done / total))
+        total = max(1, self.n_epochs * -(-self._updates() // recipe.accumulate))
+        rise = recipe.warmup * total
+
+        def rate(done: int) -> float:
+            return min((done + 1) / (rise + 1), max(0.0, 1 - done / total))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
 
     def _updates(self) -> int:
         """Updates an epoch; none where a rank would have less than two texts to choose among."""
@@ -111,24 +118,28 @@ class Aligner:
         """The updates that fall to this step, with the users of (B, W) windows."""
         first, last = (len(self.chunks) * s // self.steps for s in (self.done_steps, self.done_steps + 1))
         self.done_steps += 1
-        for items in self.chunks[first:last]:
-            self._update(windows.to(self.comm.device), items)
+        for place in range(first, last):
+            due = (place + 1) % self.recipe.alignment.accumulate == 0 or place + 1 == len(self.chunks)
+            self._update(windows.to(self.comm.device), self.chunks[place], due=due)
 
-    def _update(self, windows: Tensor, items: np.ndarray) -> None:
+    def _update(self, windows: Tensor, items: np.ndarray, *, due: bool) -> None:
+        """Adds the gradients of these texts; takes the step where it is due."""
         users = self.inputs[windows].sum(1)  # (B, R)
         # the teacher's unit is a typical item's spread; a user's scores grow with the history, so each gets its own
         teacher = users @ self.outputs[torch.from_numpy(items).to(users.device)].T
         scale = teacher.std(1, keepdim=True).clamp(min=1e-6)
         student = users @ self._item_factors(items).T
         loss = alignment_loss(student / scale, teacher / scale, self.recipe.alignment.temperature)
-        self.optimizer.zero_grad()
-        loss.backward()
+        (loss / self.recipe.alignment.accumulate).backward()
+        self.losses.append(float(loss.detach()))
+        if not due:
+            return
         parameters = [*self._trained(), self.head]
         self.comm.average_gradients_(parameters)
         nn.utils.clip_grad_norm_(parameters, self.recipe.alignment.max_gradient_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad()
         self.schedule.step()
-        self.losses.append(float(loss.detach()))
 
     def _item_factors(self, items: np.ndarray) -> Tensor:
         """(n, R) from the texts as the encoder reads them now; each distinct text is read once."""

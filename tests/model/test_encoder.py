@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flmrec.errors import UsageError
-from flmrec.model.encoder import DEFAULT_ENCODER, encode_rows, length_batches, load_encoder, pool
+from flmrec.model.encoder import DEFAULT_ENCODER, TuningOptions, encode_rows, length_batches, load_encoder, pool
 
 
 def tokens(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +35,16 @@ def automodel_vectors(folder: str, ids: np.ndarray, n_tokens: np.ndarray, poolin
     return np.stack(rows)
 
 
+def write_decoder(folder: Path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    settings = GPT2Config(
+        vocab_size=5000, n_embd=16, n_layer=2, n_head=2, n_positions=16, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    GPT2Model(settings).save_pretrained(folder)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_vectors_are_those_of_automodel_on_the_saved_folder(tmp_path: Path, pooling):
     encoder = load_encoder(DEFAULT_ENCODER, pooling)
@@ -45,10 +55,7 @@ def test_vectors_are_those_of_automodel_on_the_saved_folder(tmp_path: Path, pool
 
 
 def test_a_decoder_pools_the_last_token_of_each_row(tmp_path: Path):
-    from transformers import GPT2Config, GPT2Model
-
-    torch.manual_seed(0)
-    GPT2Model(GPT2Config(vocab_size=5000, n_embd=16, n_layer=2, n_head=2, n_positions=16)).save_pretrained(tmp_path)
+    write_decoder(tmp_path)
     ids, n_tokens = tokens()
     vectors = encode_rows(load_encoder(str(tmp_path), "last"), ids, n_tokens, torch.device("cpu"), bf16=False)
     np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, "last"), atol=2e-5)
@@ -89,3 +96,29 @@ def test_batches_hold_every_row_once_within_the_budget_of_tokens():
 def test_a_folder_that_is_no_model_is_refused_in_one_sentence(tmp_path: Path):
     with pytest.raises(UsageError, match="model.encoder: .* is no model that AutoModel can load"):
         load_encoder(str(tmp_path), "mean")
+
+
+def gradients(folder: Path, options: TuningOptions, tuning: str = "full") -> dict[str, torch.Tensor]:
+    encoder = load_encoder(str(folder), "last", tuning, options).train()
+    ids, n_tokens = tokens()
+    encoder(torch.from_numpy(ids[:2]), torch.from_numpy(n_tokens[:2])).square().sum().backward()
+    return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+def test_frozen_layers_keep_the_embeddings_and_the_first_layers(tmp_path: Path):
+    write_decoder(tmp_path)
+    whole, upper = gradients(tmp_path, TuningOptions()), gradients(tmp_path, TuningOptions(frozen_layers=1))
+    assert {name for name in whole if not name.startswith(("model.wte", "model.wpe", "model.h.0."))} == set(upper)
+    assert any(name.startswith("model.h.1.") for name in upper)
+    adapters = gradients(tmp_path, TuningOptions(frozen_layers=1, lora_rank=4), "lora")
+    assert adapters and all(".h.1." in name and "lora" in name for name in adapters)
+    assert {grad.shape[0] for name, grad in adapters.items() if "lora_A" in name} == {4}
+    with pytest.raises(UsageError, match="model.frozen_layers: the encoder has 2 layers, got 3"):
+        gradients(tmp_path, TuningOptions(frozen_layers=3))
+
+
+def test_checkpointing_changes_memory_not_gradients(tmp_path: Path):
+    write_decoder(tmp_path)
+    kept, again = gradients(tmp_path, TuningOptions()), gradients(tmp_path, TuningOptions(checkpointing=True))
+    for name, gradient in kept.items():
+        torch.testing.assert_close(again[name], gradient)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from flmrec.model.flm import Flm
@@ -11,8 +12,9 @@ def make(**settings) -> Flm:
     return Flm(6, 5, 2, TowerRecipe(**({"dim": 8, "length": 4} | settings)))
 
 
-def test_a_state_depends_on_earlier_events_only():
-    flm = make().eval()
+@pytest.mark.parametrize("tower", ["transformer", "pooling"])
+def test_a_state_depends_on_earlier_events_only(tower):
+    flm = make(tower=tower).eval()
     items = torch.randn(7, 8)
     history = torch.tensor([[0, 2, 5, 1]])
     later = torch.tensor([[0, 2, 5, 6]])
@@ -21,11 +23,22 @@ def test_a_state_depends_on_earlier_events_only():
     assert (first[:, 3] - second[:, 3]).abs().max() > 1e-3
 
 
-def test_padding_does_not_change_a_state():
-    flm = make().eval()
+@pytest.mark.parametrize("tower", ["transformer", "pooling"])
+def test_padding_does_not_change_a_state(tower):
+    flm = make(tower=tower).eval()
     items = torch.randn(7, 8)
     short, long = torch.tensor([[3, 4]]), torch.tensor([[0, 0, 3, 4]])
     torch.testing.assert_close(flm.states(short, items[short])[:, -1], flm.states(long, items[long])[:, -1])
+
+
+def test_the_pooling_tower_halves_the_weight_of_an_event_that_is_one_half_life_older():
+    tower = make(tower="pooling").eval().tower
+    tower.log_half_life.data = torch.tensor(2.0).log()
+    factors = torch.randn(1, 3, 8)
+    weights = torch.tensor([0.5, 0.5**0.5, 1.0])
+    mean = (weights[:, None] * factors[0]).sum(0) / weights.sum()
+    state = tower(factors, torch.tensor([[4, 1, 2]]))[0, -1]
+    torch.testing.assert_close(state, torch.nn.functional.layer_norm(mean, (8,)))
 
 
 def test_a_cold_item_has_what_text_and_attributes_say():

@@ -17,7 +17,7 @@ from flmrec.config import Config
 from flmrec.errors import TrainingError, UsageError
 from flmrec.lake import Lake
 from flmrec.model.encoder import DEFAULT_ENCODER, resolve_encoder
-from flmrec.stages import finetune, ingest, tokenize
+from flmrec.stages import finetune, ingest, tokenize, tune
 from flmrec.training import worker
 from flmrec.training.worker import EpochRow
 from tests.small import write_conf, write_shop
@@ -175,3 +175,28 @@ def test_a_crashed_run_goes_on_and_ends_like_an_unbroken_one(
             torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
     rows = training_rows(Lake(spark, cfg.lake))
     assert rows[rows.model_version == version].epoch.to_list() == [1, 2]
+
+
+def test_tuning_measures_settings_on_validation_and_leaves_the_models_alone(spark: SparkSession, cfg: Config) -> None:
+    ranges = {
+        "tune.ranges": {
+            "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+            "model.dim": {"choices": [8, 16]},
+        }
+    }
+    quick = {"training.epochs": 1, "model.tuning": "frozen", "factorization.parts": ["tower", "long"], "tune.trials": 2}
+    searched = config.overridden(cfg, ranges | quick)
+    lake = Lake(spark, cfg.lake)
+    before = sorted(path.name for path in lake.models_folder().iterdir())
+    tune.run(spark, searched)
+    best = config.yaml.safe_load((lake.models_folder() / tune.BEST).read_text())
+    assert 1e-4 <= best["training"]["learning_rate"] <= 1e-2 and best["model"]["dim"] in (8, 16)
+    assert sorted(path.name for path in lake.models_folder().iterdir()) == sorted([*before, tune.BEST, tune.STUDY])
+    assert Lake(spark, cfg.lake).read(Tables.MODELS).count() == len(FITS)
+    written = (lake.models_folder() / tune.STUDY).stat().st_size
+    tune.run(spark, searched)  # both trials are there
+    assert (lake.models_folder() / tune.STUDY).stat().st_size == written
+    with pytest.raises(UsageError, match="trials of other ranges"):
+        tune.run(spark, config.overridden(searched, {"tune.ranges": {"model.dim": {"choices": [8]}}}))
+    with pytest.raises(UsageError, match="model.dimension"):
+        tune.run(spark, config.overridden(searched, {"tune.ranges": {"model.dimension": {"choices": [8]}}}))

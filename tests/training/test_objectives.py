@@ -55,6 +55,7 @@ def hits(made: NextItem) -> float:
         {"objectives": {"click": 1.0}, "negatives": 20, "hard_negatives": 5},
         {"objectives": {"in_batch": 1.0}, "negatives": 20, "sparse": True},
         {"objectives": {"softmax": 1.0, "click": 0.3, "in_batch": 0.3}},
+        {"tower": "pooling"},
         {"objectives": {"softmax": 1.0}, "adversarial": 0.1, "weight_decay": 0.01, "l1": 1e-4, "l2": 1e-4},
     ],
     ids=str,
