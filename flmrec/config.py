@@ -433,7 +433,7 @@ class TuneRange:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TuneConfig:
-    """What jobs/tune.py tries; validation NDCG@10 of the holdout fit chooses."""
+    """What jobs/tune.py tries; validation NDCG@100 of the holdout fit chooses."""
 
     trials: int = 20  # fits of the holdout; those that were done before count
     ranges: dict[str, TuneRange] = field(default_factory=dict)  # section.key of the configuration: its range

@@ -1,15 +1,15 @@
 """Published factors: the tower's and the linear models' vectors side by side, weighted, as one inner product.
 
-A part (tower, sequential, long) scores by its own inner product. A user's part is divided by the spread of its scores
-over the known items, so that the parts are comparable for every user (what z-scoring does, folded into the user's
-vector), and an item's part is multiplied by the part's weight. Items have, besides their own factors, those which a
-kernel ridge regression predicts from text and attributes; an item with few events leans on them, a cold one has nothing
-else.
+A part (tower, sequential, long, als) scores by its own inner product. A user's part is divided by the spread of its
+scores over the known items, so that the parts are comparable for every user (what z-scoring does, folded into the
+user's vector), and an item's part is multiplied by the part's weight. Items have, besides their own factors, those
+which a kernel ridge regression predicts from text and attributes; an item with few events leans on them, a cold one has
+nothing else.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from flmrec.factorization.als import AlsFactors, AlsSettings
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.factorization.linear import LinearFactors
 from flmrec.model import artifact
 from flmrec.model.flm import Flm
 
 FILE = "factors.safetensors"
-TOWER, SEQUENTIAL, LONG = "tower", "sequential", "long"
+TOWER, SEQUENTIAL, LONG, ALS = "tower", "sequential", "long", "als"
 _AT_ONCE = 512  # histories in the tower
 
 
@@ -34,7 +35,7 @@ class Blend:
     warm: Mapping[str, float]
     cold: Mapping[str, float]
     prior_events: float = 0.0  # an item with n events has n / (n + prior_events) of its own factors, rest predicted
-    ndcg: float | None = None  # NDCG@10 of the validation events that chose the warm weights; None: nothing chose
+    ndcg: float | None = None  # NDCG@100 of the validation events that chose the warm weights; None: nothing chose
 
     def own_share(self, counts: Ints) -> Floats:
         """(n,) share of an item's own factors; 0 where it has no events."""
@@ -47,7 +48,7 @@ class UserSide:
 
     flm: Flm
     tower_items: Floats  # (n + 1, D) item factors that the tower reads
-    linear: Mapping[str, LinearFactors]
+    closed: Mapping[str, LinearFactors | AlsFactors]  # parts in closed form
     spreads: Mapping[str, Floats]  # part: (d, d) covariance of the known items' factors
 
     @property
@@ -56,10 +57,10 @@ class UserSide:
 
     def parts_of(self, histories: Histories) -> dict[str, Floats]:
         """Part: (users, d), scores of unit spread; zero for users without events."""
-        vectors = {TOWER: self._tower(histories)}
-        for name, factors in self.linear.items():
-            vectors[name] = factors.user_vectors(histories)
-        return {name: _of_unit_spread(vectors[name], self.spreads[name]) for name in self.spreads}
+        return {name: _of_unit_spread(self._part(name, histories), spread) for name, spread in self.spreads.items()}
+
+    def _part(self, name: str, histories: Histories) -> Floats:
+        return self._tower(histories) if name == TOWER else self.closed[name].user_vectors(histories)
 
     def vectors(self, histories: Histories) -> Floats:
         """(users, all parts side by side)."""
@@ -107,9 +108,14 @@ def item_vectors(parts: Mapping[str, Floats], predicted: Mapping[str, Floats], c
 
 def save_user_side(side: UserSide, folder: Path) -> None:
     arrays = {"tower_items": side.tower_items} | {f"spread.{name}": spread for name, spread in side.spreads.items()}
-    for name, factors in side.linear.items():
-        arrays[f"inputs.{name}"], arrays[f"outputs.{name}"] = factors.inputs, factors.outputs
-    about = {name: json.dumps(factors.half_lives) for name, factors in side.linear.items()}
+    about = {}
+    for name, factors in side.closed.items():
+        if isinstance(factors, AlsFactors):
+            arrays[f"items.{name}"] = factors.items
+            about[name] = json.dumps({"half_life": factors.half_life, "settings": asdict(factors.settings)})
+        else:
+            arrays[f"inputs.{name}"], arrays[f"outputs.{name}"] = factors.inputs, factors.outputs
+            about[name] = json.dumps(factors.half_lives)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # a view's bytes would be misread
     save_file(whole, folder / FILE, metadata=about | {"parts": " ".join(side.parts)})
 
@@ -119,13 +125,16 @@ def load_user_side(folder: Path) -> UserSide:
     with safe_open(folder / FILE, framework="np") as file:
         about = file.metadata()
     names = about["parts"].split()
-    linear = {
+    closed: dict[str, LinearFactors | AlsFactors] = {
         name: LinearFactors(arrays[f"inputs.{name}"], arrays[f"outputs.{name}"], tuple(json.loads(about[name])))
         for name in names
-        if name in about
+        if f"inputs.{name}" in arrays
     }
+    if ALS in names:
+        stated = json.loads(about[ALS])
+        closed[ALS] = AlsFactors(arrays[f"items.{ALS}"], AlsSettings(**stated["settings"]), stated["half_life"])
     spreads = {name: arrays[f"spread.{name}"] for name in names}
-    return UserSide(artifact.load_flm(folder), arrays["tower_items"], linear, spreads)
+    return UserSide(artifact.load_flm(folder), arrays["tower_items"], closed, spreads)
 
 
 def _of_unit_spread(vectors: Floats, spread: Floats) -> Floats:

@@ -28,12 +28,14 @@ from flmrec import lake as lakes
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.evaluation.gain import ndcg
+from flmrec.factorization import als_driver, prior
 from flmrec.factorization import blend as blending
 from flmrec.factorization import factors as published
-from flmrec.factorization import prior
+from flmrec.factorization.als import AlsFactors, AlsSettings
 from flmrec.factorization.blend import ColdJudges, WarmJudges
-from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend, UserSide
+from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Floats, Histories, Ints
+from flmrec.factorization.linear import LinearFactors
 from flmrec.factorization.prior import Content, PriorSettings
 from flmrec.factorization.words import word_rows
 from flmrec.lake import Lake, LedgerRow
@@ -76,7 +78,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     folder = versions.folder_of(lake, cfg, fit)
     events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, events)
-    items = _items(lake, cfg, fit, folder, histories)
+    items = _items(lake, cfg, fit, folder, events, histories)
     cold = inputs.held_back(folder)
     choices = artifact.load_choices(versions.holdout_of(folder)) if fit == FULL else {}
     settings = PriorSettings(**choices["prior"]) if "prior" in choices else _prior_settings(items, histories, cold)
@@ -99,7 +101,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     lakes.record(lake, cfg.run.id, stage, written, time.monotonic() - started)
 
 
-def _items(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories) -> Items:
+def _items(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> Items:
     size = histories.n_items + 1
     flm = artifact.load_flm(folder)
     texts = matrices.vectors(
@@ -108,14 +110,33 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories
     attributes = load_file(folder / inputs.ATTRIBUTES)["attributes"]
     counts = histories.item_counts()
     known = np.flatnonzero(counts)
-    linear = preparation.load_linear(folder)
-    tower = _tower_factors(flm, texts, attributes)
     tokens = Texts.read(reader.scan(lake.live_files(Tables.ITEM_TOKENS)), histories.n_items)
     words = word_rows(tokens.input_ids[tokens.of_item], tokens.n_tokens[tokens.of_item], known)
-    parts = {TOWER: tower} | {name: linear[name].outputs for name in (SEQUENTIAL, LONG) if name in linear}
+    content = Content(texts, attributes, words)
+    wanted: list[str] = list(cfg.factorization.parts)
+    closed: dict[str, LinearFactors | AlsFactors] = {
+        name: factors for name, factors in preparation.load_linear(folder).items() if name in wanted
+    }
+    if ALS in wanted:
+        closed[ALS] = _als(lake, cfg, events, content.features(known, PriorSettings()).dense)
+    tower = _tower_factors(flm, texts, attributes)
+    of_items = {TOWER: tower} | {name: factors.outputs for name, factors in closed.items()}
+    parts = {name: of_items[name] for name in wanted if name in of_items}
     spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
-    side = UserSide(flm, tower[:, :-1], linear, spreads)
-    return Items(side, parts, Content(texts, attributes, words), counts)
+    side = UserSide(flm, tower[:, :-1], closed, spreads)
+    return Items(side, parts, content, counts)
+
+
+def _als(lake: Lake, cfg: Config, events: DataFrame, features: Floats) -> AlsFactors:
+    """Implicit ALS with text and attributes as the prior of the items. features: (n + 1, F)."""
+    own = cfg.factorization.als
+    settings = AlsSettings(
+        rank=own.rank, alpha=own.alpha, ridge=own.ridge, sweeps=own.sweeps, prior_ridge=own.prior_ridge
+    )
+    numbered = events.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
+    rows = als_driver.rows_of(numbered, None, lake.spark.sparkContext.defaultParallelism)
+    items = als_driver.fit(rows, settings, features, seed=cfg.run.seed, local_entries=own.local_entries)
+    return AlsFactors(items, settings, own.half_life)
 
 
 @torch.no_grad()
@@ -126,12 +147,12 @@ def _tower_factors(flm: Flm, texts: Floats, attributes: Floats) -> Floats:
 
 
 def _prior_settings(items: Items, histories: Histories, cold: Ints) -> PriorSettings:
-    """Chosen on the items that were held back, by the long model's scores; the defaults where there are none."""
-    if not len(cold):
+    """Chosen on the items that were held back, by the long model's scores; the defaults where either is missing."""
+    if not len(cold) or LONG not in items.side.closed:
         return PriorSettings()
     held, users, relevant = _choices_of(cold, items, histories)
     others = np.flatnonzero((items.counts > 0) & ~held)
-    long, taste = items.side.linear[LONG], items.side.parts_of(histories.keep(~held).of_users(users))[LONG]
+    long, taste = items.side.closed[LONG], items.side.parts_of(histories.keep(~held).of_users(users))[LONG]
 
     def measure(settings: PriorSettings) -> float:
         features = items.content.features(others, settings)

@@ -2,7 +2,7 @@
 
     tables of ingest and tokenize  ->  <models>/tuning.db (every trial), <models>/tuned.yaml (the best settings)
 
-A trial is finetune, encode and factorize of the holdout fit; its measure is the NDCG@10 of the blend on the validation
+A trial is finetune, encode and factorize of the holdout fit; its measure is the NDCG@100 of the blend on the validation
 events. Trials are chosen by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; Optuna). The first one
 is the configuration as it is. A search that was broken off goes on: what tuning.db has is not run again. A trial leaves
 no model behind; the next refresh makes the holdout fit's tables anew.
@@ -43,7 +43,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     study.optimize(lambda trial: _measured(spark, cfg, trial), n_trials=max(0, cfg.tune.trials - len(done)))
     best = {"score": study.best_value, "settings": study.best_params}
     (folder / BEST).write_text(yaml.safe_dump(_nested(study.best_params)), encoding="utf-8")
-    progress.console.print(f"tune: NDCG@10 {best['score']:.4f} on validation with {best['settings']}: {folder / BEST}")
+    progress.console.print(f"tune: NDCG@100 {best['score']:.4f} on validation with {best['settings']}: {folder / BEST}")
 
 
 def _study(folder: Path, cfg: Config) -> optuna.Study:
@@ -81,7 +81,7 @@ def _between(own: TuneRange, value: Any) -> bool:
 
 
 def _measured(spark: SparkSession, cfg: Config, trial: optuna.Trial) -> float:
-    """Validation NDCG@10 of a trial. Raises TrainingError where the protocol gives no validation users."""
+    """Validation NDCG@100 of a trial. Raises TrainingError where the protocol gives no validation users."""
     settings = {name: _drawn(trial, name, own) for name, own in cfg.tune.ranges.items()}
     tried = config.overridden(cfg, settings)
     lake = Lake(spark, tried.lake)
@@ -99,7 +99,7 @@ def _measured(spark: SparkSession, cfg: Config, trial: optuna.Trial) -> float:
             _forget(lake, folder)
     if ndcg is None:
         raise TrainingError(f"The {cfg.evaluation.protocol} split gives no validation users, so nothing can be chosen.")
-    progress.console.print(f"  trial {trial.number}: NDCG@10 {ndcg:.4f} with {settings}")
+    progress.console.print(f"  trial {trial.number}: NDCG@100 {ndcg:.4f} with {settings}")
     return float(ndcg)
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from flmrec.factorization import blend, factors
+from flmrec.factorization.als import AlsFactors, AlsSettings
 from flmrec.factorization.blend import ColdJudges, WarmJudges
-from flmrec.factorization.factors import LONG, SEQUENTIAL, TOWER, Blend, UserSide
+from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Histories
 from flmrec.factorization.linear import LinearFactors
 from flmrec.model import artifact
@@ -21,16 +22,17 @@ def side() -> UserSide:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     flm = Flm(N, 3, 0, TowerRecipe(dim=4, heads=2, length=3)).eval()
-    linear = {
+    closed = {
         SEQUENTIAL: LinearFactors(
             rng.normal(size=(2 * N + 2, 5)).astype("f4"), rng.normal(size=(N + 1, 5)).astype("f4"), (2.0, None)
         ),
         LONG: LinearFactors(rng.normal(size=(N + 1, 2)).astype("f4"), rng.normal(size=(N + 1, 2)).astype("f4")),
+        ALS: AlsFactors(rng.normal(size=(N + 1, 3)).astype("f4"), AlsSettings(rank=3, alpha=2.0, ridge=0.5), 3.0),
     }
     tower = rng.normal(size=(N + 1, 5)).astype("f4")
-    parts = {TOWER: tower, SEQUENTIAL: linear[SEQUENTIAL].outputs, LONG: linear[LONG].outputs}
+    parts = {TOWER: tower} | {name: part.outputs for name, part in closed.items()}
     spreads = {name: factors.spread_of(part[1:]) for name, part in parts.items()}
-    return UserSide(flm, tower[:, :-1], linear, spreads)
+    return UserSide(flm, tower[:, :-1], closed, spreads)
 
 
 def log() -> Histories:
@@ -38,7 +40,7 @@ def log() -> Histories:
 
 
 def test_each_part_scores_the_known_items_with_spread_one(side):
-    outputs = {SEQUENTIAL: side.linear[SEQUENTIAL].outputs, LONG: side.linear[LONG].outputs}
+    outputs = {name: part.outputs for name, part in side.closed.items()}
     vectors = side.parts_of(log())
     for name, items in outputs.items():
         scores = vectors[name] @ items[1:].T
@@ -65,7 +67,8 @@ def test_saved_and_loaded_it_gives_the_same_vectors(side, tmp_path: Path):
     factors.save_user_side(side, tmp_path)
     loaded = factors.load_user_side(tmp_path)
     np.testing.assert_allclose(loaded.vectors(log()), side.vectors(log()), rtol=1e-5, atol=1e-6)
-    assert loaded.linear[SEQUENTIAL].half_lives == (2.0, None)
+    assert loaded.closed[SEQUENTIAL].half_lives == (2.0, None)
+    assert loaded.closed[ALS].half_life == 3.0
 
 
 def test_items_lean_on_the_prediction_as_far_as_they_lack_events():

@@ -37,6 +37,7 @@ def write_lake(spark: SparkSession, folder: Path, width: int = 384) -> tuple[Lak
             "interactions": {"path": "x.csv", "columns": {"user_id": "u", "item_id": "i", "event_ts": "t"}},
             "items": {"path": "x.csv", "columns": {"item_id": "i"}, "text": ["title"], "numeric": ["weight"]},
         },
+        factorization={"parts": ["tower", "sequential", "long", "als"], "als": {"rank": 4, "ridge": 1.0}},
     )
     lake = Lake(spark, cfg.lake)
     items = sorted(TEXTS)

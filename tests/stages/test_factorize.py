@@ -74,7 +74,7 @@ def test_the_full_fit_takes_over_the_weights_of_the_holdout_fit(made):
     lake, _ = made
     chosen = [artifact.load_choices(lake.models_folder() / name)["blend"] for name in ("model", "model-holdout")]
     assert chosen[0] == chosen[1]
-    assert set(chosen[0]["warm"]) == {"tower", "sequential", "long"}
+    assert set(chosen[0]["warm"]) == {"tower", "sequential", "long", "als"}
 
 
 def test_a_history_gives_the_published_user_vector(made):
