@@ -33,7 +33,7 @@ from flmrec.factorization import blend as blending
 from flmrec.factorization import factors as published
 from flmrec.factorization.als import AlsFactors, AlsSettings
 from flmrec.factorization.blend import ColdJudges, WarmJudges
-from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend, UserSide
+from flmrec.factorization.factors import ALS, LONG, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.factorization.linear import LinearFactors
 from flmrec.factorization.prior import Content, PriorSettings
