@@ -130,11 +130,13 @@ class Lake:
         return self._written[table, version]
 
     def _remember(self, table: str, commit: str) -> int:
-        """The version of our commit, which others may have followed already."""
-        mine = self.handle(table).history(_RECENT).where(F.col("userMetadata") == commit)
-        [row] = mine.select("version", "operationMetrics").collect()
-        self._written[table, row.version] = int(row.operationMetrics.get("numOutputRows", 0))
-        return int(row.version)
+        """The version of our commit, which others may have followed already; Delta makes none of an append without
+        rows, and then it is the newest version, of which we wrote nothing."""
+        recent = self.handle(table).history(_RECENT).select("version", "operationMetrics", "userMetadata").collect()
+        mine = [row for row in recent if row.userMetadata == commit]
+        version = int(mine[0].version if mine else recent[0].version)
+        self._written[table, version] = int(mine[0].operationMetrics.get("numOutputRows", 0)) if mine else 0
+        return version
 
     def _folder(self, table: str) -> str:
         root = self.config.root

@@ -82,3 +82,12 @@ def test_the_ledger_keeps_one_row_a_run_stage_and_table(lake: Lake) -> None:
 def test_a_ledger_that_does_not_close_fails() -> None:
     with pytest.raises(FlmrecError, match="does not close"):
         LedgerRow(table="items", rows_in=5, rows_out=3, delta_version=0).check()
+
+
+def test_an_append_without_rows_is_no_commit(spark: SparkSession, lake: Lake) -> None:
+    rows = spark.createDataFrame([(1,)], "n INT")
+    first = lake.write("t", rows, mode="append")
+    assert lake.rows_written("t", first) == 1
+    again = lake.write("t", rows.limit(0), mode="append")
+    assert lake.rows_written("t", again) == 0
+    assert lake.read("t").count() == 1
