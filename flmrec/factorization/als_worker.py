@@ -110,8 +110,8 @@ def solve_items(table: pa.Table, gram: Floats, settings: AlsSettings, guess: Bro
 
 
 def matrix(column: pa.ListArray) -> np.ndarray:
-    """(rows, width) of a column of lists of one length."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    """(rows, width) of a column of lists of one length; a copy, since torch warns of arrays that are read-only."""
+    return np.array(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
 
 
 def lists(rows: Floats) -> pa.ListArray:
@@ -134,6 +134,7 @@ def features_in(batch: pa.RecordBatch, n_features: int) -> Floats:
     """(rows, G); zero for users whose list is empty."""
     column = batch.column(FEATURES)
     features = np.zeros((batch.num_rows, n_features), dtype=np.float32)
-    given = np.diff(column.offsets.to_numpy()) > 0
-    features[given] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, n_features)
+    if n_features:
+        given = np.diff(column.offsets.to_numpy()) > 0
+        features[given] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, n_features)
     return features

@@ -101,20 +101,28 @@ def test_users_are_folded_in_as_the_fit_solves_them_and_recent_events_weigh_more
     for half_life, of_event in ((None, [1, 1, 1, 1]), (2.0, [2**-1.5, 0.5, 2**-0.5, 1])):
         weights[0, [3, 7, 2, 9]] = of_event
         expected = dense_rows(weights, items.astype(float), np.zeros((1, 3)))
-        np.testing.assert_allclose(AlsFactors(items, SETTINGS, half_life).user_vectors(history), expected, atol=1e-5)
+        found = AlsFactors(items, SETTINGS, half_life).user_vectors(history)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n_partitions", "local"), [(1, 0), (2, 0), (7, 0), (2, 10**6)])
-def test_spark_gives_the_same_with_any_number_of_partitions(spark: SparkSession, log, features, n_partitions, local):
+@pytest.mark.parametrize(
+    ("n_partitions", "local", "knows_users"),
+    [(1, 0, True), (2, 0, True), (7, 0, True), (2, 0, False), (2, 10**6, True), (2, 10**6, False)],
+)
+def test_spark_gives_the_same_with_any_number_of_partitions(
+    spark: SparkSession, log, features, n_partitions, local, knows_users
+):
     settings = replace(SETTINGS, sweeps=2)
-    of_items, of_users = features
+    of_items, of_users = features[0], features[1] if knows_users else None
     entries = log.tocoo()
     triples = [(int(u), int(i), float(w)) for u, i, w in zip(entries.row, entries.col, entries.data, strict=True)]
     events = spark.createDataFrame(triples, "user_idx INT, item_idx INT, weight FLOAT")
-    texts = spark.createDataFrame(
-        [(u, [float(x) for x in row]) for u, row in enumerate(of_users)], "user_idx INT, features ARRAY<FLOAT>"
-    )
+    texts = None
+    if of_users is not None:
+        known = [(u, [float(x) for x in row]) for u, row in enumerate(of_users)]
+        texts = spark.createDataFrame(known, "user_idx INT, features ARRAY<FLOAT>")
     rows = als_driver.rows_of(events, texts, n_partitions)
-    found = als_driver.fit(rows, settings, of_items, of_users.shape[1], seed=3, local_entries=local)
+    n_features = 0 if of_users is None else of_users.shape[1]
+    found = als_driver.fit(rows, settings, of_items, n_features, seed=3, local_entries=local)
     expected = als.fit(Rows.of(log), Rows.of(log.T.tocsr()), settings, of_items, of_users, seed=3)
     np.testing.assert_allclose(found, expected, atol=2e-4)
