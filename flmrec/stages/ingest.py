@@ -6,6 +6,7 @@ is known to hold for all sources, and once to write. A source in which nothing c
 
 import datetime as dt
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -94,11 +95,11 @@ def check_writable(root: str) -> None:
     """Raises UsageError where a local lake folder cannot be made or written to."""
     if "://" in root:
         return
-    probe = Path(root).absolute() / ".writable"
+    folder = Path(root).absolute()
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # a name of its own: two jobs may look at once
+            pass
     except OSError as error:
         raise UsageError(
             f"lake.root: {root} cannot be written to ({error.strerror}); choose another folder or change its rights."
