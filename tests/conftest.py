@@ -14,7 +14,7 @@ from flmrec.lake import Lake
 from jobs.common import open_session
 
 # Short-lived JVMs: the quick compiler and one collector thread halve the time of small Spark jobs.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=256m")
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "source": {
@@ -25,8 +25,20 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "run": {"id": "test-run", "date": "2024-05-01"},
     "spark": {
         "master": "local[2]",
-        "driver_memory": "1g",
-        "conf": {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"},
+        "driver_memory": "2g",
+        "conf": {
+            "spark.sql.shuffle.partitions": "2",
+            "spark.default.parallelism": "2",
+            # one session runs thousands of queries: what it remembers of each fills its memory
+            "spark.sql.ui.retainedExecutions": "1",
+            "spark.ui.retainedJobs": "1",
+            "spark.ui.retainedStages": "1",
+            "spark.ui.retainedTasks": "1",
+            # plans of a hundred rows are interpreted: to compile each took a third of the time. The whole nights of
+            # tests/jobs run with Spark's own defaults.
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        },
     },
 }
 

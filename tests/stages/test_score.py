@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from flmrec import columns
 from flmrec.columns import Tables
-from flmrec.config import Config
+from flmrec.config import Config, LakeConfig
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
 from flmrec.scoring import driver
@@ -31,9 +32,11 @@ def cfg(tmp_path: Path) -> Config:
     return make_config(lake={"root": str(tmp_path / "lake")}, scoring={"k": 2})
 
 
-@pytest.fixture
-def shop(spark: SparkSession, cfg: Config) -> Lake:
-    lake = Lake(spark, cfg.lake)
+@pytest.fixture(scope="module")
+def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake before scoring, written once; each test works on a copy of it."""
+    root = tmp_path_factory.mktemp("shop") / "lake"
+    lake = Lake(spark, LakeConfig(root=str(root)))
     write_factors(lake, Tables.ITEM_FACTORS, ITEMS)
     write_factors(lake, Tables.USER_FACTORS, USERS)
     events = pd.DataFrame(EVENTS, columns=["user_id", "item_id"])
@@ -42,6 +45,12 @@ def shop(spark: SparkSession, cfg: Config) -> Lake:
     lake.write(Tables.USERS, spark.createDataFrame(users, "user_id STRING, country STRING"))
     items = [("a", ["x"]), ("b", ["x"]), ("c", ["y", "x"]), ("d", ["y"]), ("e", ["y"]), ("f", [])]
     lake.write(Tables.ITEMS, spark.createDataFrame(items, "item_id STRING, kind ARRAY<STRING>"))
+    return root
+
+
+@pytest.fixture
+def shop(spark: SparkSession, cfg: Config, tables: Path) -> Lake:
+    shutil.copytree(tables, cfg.lake.root)
     return Lake(spark, cfg.lake)
 
 
