@@ -20,6 +20,7 @@ class C:
     ROWS_DUPLICATE, ROWS_DROPPED, ROWS_READ = "rows_duplicate", "rows_dropped", "rows_read"
     EPOCH, STEPS, LOSS = "epoch", "steps", "loss"
     REASONS, SHARE, SIMILAR = "reasons", "share", "similar_item_id"
+    PROBABILITY = "probability"
     MODEL, SLICE, METRIC, K, N_USERS = "model", "slice", "metric", "k", "n_users"
 
 
@@ -37,6 +38,7 @@ class Tables:
     ITEM_VECTORS, USER_VECTORS = "item_vectors", "user_vectors"
     ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
     RECOMMENDATIONS, SIMILAR_ITEMS = "recommendations", "similar_items"
+    CLICK_SCORES = "click_scores"
 
 
 HOLDOUT, FULL = "holdout", "full"
@@ -103,6 +105,8 @@ RECOMMENDATIONS = (
 SIMILAR_ITEMS = (
     f"{C.RUN_DATE} DATE, {C.ITEM} STRING, {C.RANK} INT, {C.SIMILAR} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING"
 )
+# The pairs of `recommendations` with P(y = 1), ranked by it within each user
+CLICK_SCORES = f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.PROBABILITY} DOUBLE"
 METRICS = (
     f"{C.RUN_ID} STRING, {C.MODEL} STRING, {C.PROTOCOL} STRING, {C.SLICE} STRING, {C.METRIC} STRING, {C.K} INT, "
     f"{C.VALUE} DOUBLE, {C.N_USERS} BIGINT"
