@@ -2,6 +2,7 @@
 CONF ?= conf/movielens.yaml
 ARGS ?=
 PYTEST_ARGS ?=
+BENCH ?= topk score_job data training
 
 py   := .venv/bin/python
 done := .venv/.done
@@ -56,8 +57,8 @@ fmt: setup  ## format the code and mend what ruff can mend
 	@$(py) -m ruff check --fix .
 	@$(py) -m ruff format .
 
-bench: setup  ## run the benchmarks
-	@for bench in benchmarks/[a-z]*.py; do echo "bench: $$bench"; $(py) $$bench || exit 1; done
+bench: setup  ## run the benchmarks that make their own data (BENCH="topk ..."); the others take --data FOLDER
+	@for bench in $(BENCH); do echo "bench: benchmarks/$$bench.py"; $(py) benchmarks/$$bench.py || exit 1; done
 
 lock: setup  ## resolve requirements*.in anew into the two locks
 	@echo "lock: requirements-dev.lock, requirements.lock"

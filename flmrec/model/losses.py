@@ -84,17 +84,6 @@ def gbce_loss(positive: Tensor, negative: Tensor, n_items: int, calibration: flo
     return (losses / (1 + torch.isfinite(negative).sum(1))).mean()
 
 
-def click_loss(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of P(y = 1) = sigmoid(score). scores, labels (0..1), weights (>= 0): (E,) examples."""
-    losses = F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
-    return _weighted_mean(losses, weights)
-
-
-def rating_loss(predicted: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Squared error of predicted values, for example stars. predicted, values, weights (>= 0): (E,) examples."""
-    return _weighted_mean((predicted - values.to(predicted.dtype)).square(), weights)
-
-
 def hardest(negative: Tensor, n: int) -> Tensor:
     """(P, n) the highest of each row of (P, N) scores: hard negatives, mined by the model's own ranking.
 
@@ -122,7 +111,3 @@ def alignment_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tenso
     """
     target = F.log_softmax(teacher / temperature, 1)
     return F.kl_div(F.log_softmax(scores / temperature, 1), target, log_target=True, reduction="batchmean")
-
-
-def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum().clamp(min=1e-12)

@@ -64,17 +64,6 @@ def test_masked_negatives_of_gbce_do_not_count():
     torch.testing.assert_close(left, right)
 
 
-def test_click_and_rating_by_hand():
-    scores, labels, weights = torch.tensor([2.0, -1.0]), torch.tensor([1, 0]), torch.tensor([1.0, 3.0])
-    own = [-log_sigmoid(2.0), -log_sigmoid(1.0)]
-    assert float(losses.click_loss(scores, labels)) == pytest.approx(sum(own) / 2)
-    assert float(losses.click_loss(scores, labels, weights)) == pytest.approx((own[0] + 3 * own[1]) / 4)
-    values = torch.tensor([4.0, 1.0])
-    assert float(losses.rating_loss(scores, values)) == pytest.approx((4 + 4) / 2)
-    assert float(losses.rating_loss(scores, values, weights)) == pytest.approx(4.0)
-    assert float(losses.click_loss(scores, labels, torch.zeros(2))) == 0
-
-
 def test_hard_negatives_are_the_best_that_are_not_masked_and_take_gradients():
     scores = torch.tensor([[3.0, 2.0, 8.0, 1.0], [1.0, 2.0, 3.0, float("-inf")]], requires_grad=True)
     known = torch.tensor([[False, False, True, False], [False, False, False, False]])
