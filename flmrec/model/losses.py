@@ -1,4 +1,4 @@
-"""Training objectives. Losses are means over positives or examples: nats, or squared units of the value (rating_loss).
+"""Training objectives. Losses are means over positives, in nats.
 
 Letters: P positives (a user's state and its next event), N negatives, D factors, n items in the catalogue. A score is
 z = u . i + b_i; a masked negative has score -inf and takes no part.
