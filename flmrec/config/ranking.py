@@ -46,6 +46,8 @@ class ScoringConfig:
     diversity: float = 0.0  # maximal marginal relevance: weight of being unlike the items above, 0 to 1
     debias: float = 0.0  # what a score loses, times log(1 + users who know the item)
     min_score: float | None = None
+    new_share: float = 0.0  # of each list: what new items get at least, at its end, if not by their score; 0 to 1
+    new_days: float = 14.0  # an item is new until so many days after its first event, by run.date; without events too
     reasons: bool = False  # column `reasons`: items of the history and their shares in the score
     index: Literal["exact", "ivf", "hnsw"] = "exact"  # the approximate ones are for tens of millions of items
     probes: int = 32  # of the approximate index: clusters (ivf) or places (hnsw) that are visited
@@ -68,6 +70,10 @@ def scoring_faults(scoring: ScoringConfig) -> list[str]:
     faults = []
     if not 0 <= scoring.diversity <= 1:
         faults.append(f"scoring.diversity must be from 0 to 1, got {scoring.diversity}")
+    if not 0 <= scoring.new_share <= 1:
+        faults.append(f"scoring.new_share must be from 0 to 1, got {scoring.new_share}")
+    if scoring.new_share and scoring.max_per_category:
+        faults.append("scoring.new_share cannot keep scoring.max_per_category: set one of them")
     if (scoring.category is None) != (scoring.max_per_category is None):
         faults.append("scoring.category and scoring.max_per_category go together")
     for key, value in (("max_per_category", scoring.max_per_category), ("probes", scoring.probes)):

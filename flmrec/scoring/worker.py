@@ -11,13 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flmrec.columns import C
-from flmrec.scoring import ann, reasons
+from flmrec.scoring import ann, exploration, reasons
 from flmrec.scoring.files import open_items
 from flmrec.scoring.items import Floats, Items, refuse_bad
 from flmrec.scoring.rules import Rules, choose
 from flmrec.scoring.topk import Exclude, search
 
-MODEL, POPULAR = "model", "popular"  # where a recommendation comes from
+MODEL, POPULAR, NEW = "model", "popular", "new"  # where a recommendation comes from
 SEGMENT, SEEN = "segment", "seen"  # columns of a batch of users, beside the id and the vector
 ALL = ""  # the segment of users that have none
 REASONS = pa.list_(pa.struct([(C.ITEM, pa.string()), (C.SHARE, pa.float32())]))
@@ -32,6 +32,7 @@ class Job:
     rules: Rules
     dim: int  # of the users' vectors
     debias: float = 0.0  # weight of the column that the items have more
+    new_places: int = 0  # of each list, that new items get at least
     exclude_seen: bool = True
     cosine: bool = False  # scores of unit vectors
     with_reasons: bool = False
@@ -48,6 +49,7 @@ class _List:
     items: NDArray[np.integer]
     scores: Floats
     source: str
+    n_new: int = 0  # the last so many are there because they are new
 
 
 def recommend(batches: Iterator[pa.RecordBatch], prefix: Path, job: Job) -> Iterator[pa.RecordBatch]:
@@ -71,8 +73,11 @@ def _lists(batch: pa.RecordBatch, items: Items, about: dict[str, Any], job: Job,
         rows = np.flatnonzero((segments == segment) & known)
         exclude = rows_of((indptr, seen), rows) if job.exclude_seen else (np.zeros(len(rows) + 1, np.int64), seen[:0])
         allowed = job.allowed.get(segment, job.allowed.get(ALL))
-        for row, found in zip(rows, _search(items, about, vectors[rows], exclude, allowed, job, prefix), strict=True):
-            lists[row] = found
+        found = _search(items, about, vectors[rows], exclude, allowed, job, prefix)
+        if job.new_places:
+            found = _explored(found, items, about, vectors[rows], exclude, allowed, job)
+        for row, own in zip(rows, found, strict=True):
+            lists[row] = own
         for row in np.flatnonzero((segments == segment) & ~known):
             known_items = seen[indptr[row] : indptr[row + 1]] if job.exclude_seen else seen[:0]
             lists[row] = _popular(items, about, known_items, segment, job)
@@ -107,6 +112,29 @@ def _search(
     return lists
 
 
+def _explored(
+    lists: list[_List],
+    items: Items,
+    about: dict[str, Any],
+    users: Floats,
+    exclude: Exclude,
+    allowed: NDArray[np.int32] | None,
+    job: Job,
+) -> list[_List]:
+    """The lists with the places that new items have."""
+    new = about["new"]
+    candidates = np.flatnonzero(new) if allowed is None else allowed[new[allowed]]
+    best, scores = search(items, users, job.new_places, exclude=exclude, allowed=candidates)
+    found = []
+    for own, fresh, fresh_scores in zip(lists, best, scores, strict=True):
+        there = (fresh >= 0) & (fresh_scores >= (-np.inf if job.rules.min_score is None else job.rules.min_score))
+        numbers, values, n_new = exploration.with_new(
+            own.items, own.scores, new, fresh[there], fresh_scores[there], k=job.rules.k, places=job.new_places
+        )
+        found.append(_List(numbers, values, own.source, n_new))
+    return found
+
+
 def _popular(items: Items, about: dict[str, Any], seen: NDArray[np.integer], segment: str, job: Job) -> _List:
     """The list of a user whom the model does not know: what is popular in the segment, unless it was seen."""
     popular = job.popular.get(segment, job.popular[ALL])
@@ -133,8 +161,9 @@ def _rows(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: Flo
     n = int(lengths.sum())
     rank = np.arange(n) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
     items = np.concatenate([found.items for found in lists])
-    sources = pa.array([found.source for found in lists]).dictionary_encode()
     row = pa.array(np.repeat(np.arange(len(lists)), lengths))
+    sources = np.repeat(np.array([found.source for found in lists], dtype=object), lengths)
+    sources[rank > np.repeat(lengths - [found.n_new for found in lists], lengths)] = NEW
     columns = {
         C.RUN_DATE: pa.array([job.run_date], pa.date32()).take(pa.array(np.zeros(n, np.int64))),
         C.USER: batch.column(C.USER).take(row),
@@ -142,7 +171,7 @@ def _rows(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: Flo
         C.ITEM: ids.take(pa.array(items)).cast(pa.string()),
         C.SCORE: pa.array(np.concatenate([found.scores for found in lists]), pa.float32()),
         C.MODEL_VERSION: pa.array([job.model_version]).take(pa.array(np.zeros(n, np.int64))),
-        C.SOURCE: sources.take(row).cast(pa.string()),
+        C.SOURCE: pa.array(sources, pa.string()),
     }
     columns[C.REASONS] = _reasons(batch, lists, ids, factors, job) if job.with_reasons else pa.nulls(n, REASONS)
     return pa.RecordBatch.from_pydict(columns)

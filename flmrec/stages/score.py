@@ -7,6 +7,8 @@ Every user that `user_factors`, `interactions` or `users` knows gets a list; who
 gets what is popular in the segment, marked source = popular.
 """
 
+import datetime as dt
+import math
 import re
 import time
 from functools import reduce
@@ -61,8 +63,10 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
     if scoring.debias:
         items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
     about: dict[str, NDArray[Any]] = {"popularity": counts[ALL], "category": _categories(lake, scoring, items)}
-    shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
     assert cfg.run.date is not None
+    if scoring.new_share:
+        about["new"] = _new(lake.read(Tables.INTERACTIONS), items, cfg.run.date, scoring.new_days)
+    shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
     job = Job(
         run_date=cfg.run.date,
         model_version=items.model_version,
@@ -74,6 +78,7 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
         ),
         dim=items.dim - bool(scoring.debias),
         debias=scoring.debias,
+        new_places=math.ceil(round(scoring.new_share * scoring.k, 6)),
         exclude_seen=scoring.exclude_seen,
         with_reasons=scoring.reasons,
         index=scoring.index,
@@ -278,6 +283,17 @@ def _popular_lists(
             may &= np.isin(np.arange(len(may)), allowed.get(name, allowed[ALL]))
         lists[name] = order[may[order]][: k + _POPULAR_SPARE].astype(np.int32)
     return lists
+
+
+def _new(events: DataFrame, items: Catalogue, today: dt.date, days: float) -> Bools:
+    """(m,) the items whose first event is at most so many days before the end of today, or that have none."""
+    end = dt.datetime.combine(today, dt.time.max, dt.UTC)
+    first = events.groupBy(C.ITEM).agg(F.min(C.EVENT_TS).alias(C.EVENT_TS))
+    old = first.where(F.col(C.EVENT_TS) < F.lit(end - dt.timedelta(days=days))).select(C.ITEM).toArrow()
+    numbers = items.numbers(_column(old, C.ITEM))
+    new = np.ones(len(items.ids), dtype=np.bool_)
+    new[numbers[numbers >= 0]] = False
+    return new
 
 
 def _categories(lake: Lake, scoring: ScoringConfig, items: Catalogue) -> NDArray[np.int32]:

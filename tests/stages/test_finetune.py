@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -68,7 +69,7 @@ def test_the_encoder_and_the_head_are_published(lake: Lake, cfg: Config) -> None
     moved = any(not torch.equal(before[name], after[name]) for name in before if ".layer." in name)
     assert moved == (json.loads((folder / "training.json").read_text())["aligned_epochs"] > 0)
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "flm.safetensors").values())
-    assert config.parse(config.yaml.safe_load((folder / "config.yaml").read_text())).training == cfg.training
+    assert config.parse(yaml.safe_load((folder / "config.yaml").read_text())).training == cfg.training
     assert not [
         path for path in folder.iterdir() if path.suffix in (".bin", ".pkl", ".pt") or "checkpoint" in path.name
     ]
@@ -189,7 +190,7 @@ def test_tuning_measures_settings_on_validation_and_leaves_the_models_alone(spar
     lake = Lake(spark, cfg.lake)
     before = sorted(path.name for path in lake.models_folder().iterdir())
     tune.run(spark, searched)
-    best = config.yaml.safe_load((lake.models_folder() / tune.BEST).read_text())
+    best = yaml.safe_load((lake.models_folder() / tune.BEST).read_text())
     assert 1e-4 <= best["training"]["learning_rate"] <= 1e-2 and best["model"]["dim"] in (8, 16)
     assert sorted(path.name for path in lake.models_folder().iterdir()) == sorted([*before, tune.BEST, tune.STUDY])
     assert Lake(spark, cfg.lake).read(Tables.MODELS).count() == len(FITS)

@@ -40,6 +40,7 @@ def tables(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     write_factors(lake, Tables.ITEM_FACTORS, ITEMS)
     write_factors(lake, Tables.USER_FACTORS, USERS)
     events = pd.DataFrame(EVENTS, columns=["user_id", "item_id"])
+    events["event_ts"] = [pd.Timestamp("2024-04-28" if item == "e" else "2024-01-01") for _, item in EVENTS]
     lake.write(Tables.INTERACTIONS, spark.createDataFrame(events))
     users = [("ann", "uk"), ("bob", "nl"), ("cy", "uk"), ("zero", "nl"), ("quiet", "uk")]
     lake.write(Tables.USERS, spark.createDataFrame(users, "user_id STRING, country STRING"))
@@ -136,6 +137,13 @@ def test_minimum_score_and_diversity(spark: SparkSession, cfg: Config, shop: Lak
     assert lists(published(spark, cfg, min_score=1.6))["cy"] == "a"
     # ann without her history: a first, b points the same way, d and e across
     assert lists(published(spark, cfg, exclude_seen=False, diversity=0.9))["ann"] == "ad"
+
+
+def test_new_items_get_their_places_at_the_end(spark: SparkSession, cfg: Config, shop: Lake) -> None:
+    rows = published(spark, cfg, new_share=0.3, new_days=7.0)  # of 2 places one; e is new, f has no event
+    assert lists(rows) == {"ann": "be", "bob": "ea", "cy": "ae", "new": "ab", "quiet": "ab", "zero": "ab"}
+    assert rows[rows.user_id == "ann"].source.tolist() == ["model", "new"]
+    assert rows[rows.user_id == "bob"].source.tolist() == ["model", "model"]  # e is the best for bob anyway
 
 
 def test_reasons_name_the_history_with_its_shares(spark: SparkSession, cfg: Config, shop: Lake) -> None:
