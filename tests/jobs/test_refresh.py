@@ -19,7 +19,8 @@ from tests.small import write_conf, write_shop
 
 CHECKOUT = Path(__file__).parent.parent.parent
 DATE, K = "2024-05-01", 7
-SETTINGS = ["spark.driver_memory=1g", f"run.date={DATE}", f"scoring.k={K}", "run.seed=5"]
+ALS = [f"evaluation.als.{key}" for key in ("rank=[8]", "reg=[0.1]", "alpha=[1.0]")]
+SETTINGS = ["spark.driver_memory=2g", f"run.date={DATE}", f"scoring.k={K}", "run.seed=5", *ALS]
 
 
 def refresh(conf: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
