@@ -1,14 +1,13 @@
 """The kernels against values worked out by hand and against ranx, an independent library."""
 
-import os
+from collections.abc import Iterator
+from types import ModuleType
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for minutes what these few users need for milliseconds
-from ranx import Qrels, Run, evaluate
 
 from flmrec.evaluation import metrics
 
@@ -60,9 +59,19 @@ def test_lists_shorter_than_k_count_as_misses_and_ndcg_of_a_perfect_list_is_one(
     assert metrics.mrr(np.zeros((2, 0), bool), np.array([1, 1]), 5).tolist() == [0.0, 0.0]
 
 
+@pytest.fixture(scope="module")
+def ranx() -> Iterator[ModuleType]:
+    """As plain Python: to compile takes minutes for what these few users need milliseconds for."""
+    numba.config.DISABLE_JIT = True
+    import ranx
+
+    yield ranx
+    numba.config.DISABLE_JIT = False
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n_items=st.integers(2, 60), k=st.integers(1, 20))
-def test_kernels_agree_with_ranx(seed: int, n_items: int, k: int) -> None:
+def test_kernels_agree_with_ranx(ranx: ModuleType, seed: int, n_items: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     n_users, length = 7, min(n_items, 20)
     ranked = np.stack([rng.permutation(n_items)[:length] for _ in range(n_users)])
@@ -70,10 +79,10 @@ def test_kernels_agree_with_ranx(seed: int, n_items: int, k: int) -> None:
     indptr = np.concatenate([[0], np.cumsum([len(r) for r in relevant])])
     hits = metrics.hit_matrix(ranked, indptr, np.concatenate(relevant))
 
-    qrels = Qrels({f"u{u}": {f"i{i}": 1 for i in relevant[u]} for u in range(n_users)})
-    run = Run({f"u{u}": {f"i{i}": float(length - r) for r, i in enumerate(ranked[u])} for u in range(n_users)})
+    qrels = ranx.Qrels({f"u{u}": {f"i{i}": 1 for i in relevant[u]} for u in range(n_users)})
+    run = ranx.Run({f"u{u}": {f"i{i}": float(length - r) for r, i in enumerate(ranked[u])} for u in range(n_users)})
     for name, kernel in metrics.PER_USER.items():
         if name == "precision" and k > length:
             continue  # ranx divides by the list's length where it is shorter than k, we by k
-        theirs = evaluate(qrels, run, f"{RANX_NAMES[name]}@{k}", make_comparable=True)
+        theirs = ranx.evaluate(qrels, run, f"{RANX_NAMES[name]}@{k}", make_comparable=True)
         assert kernel(hits, np.diff(indptr), k).mean() == pytest.approx(theirs), name
