@@ -86,8 +86,9 @@ def time_job(spark: SparkSession, cfg: Config, lake: Lake, shape: list[int]) -> 
     sample = min(n, 16_384)
     users, items = matrix(lake.read(Tables.USER_FACTORS).limit(sample)), matrix(lake.read(Tables.ITEM_FACTORS))
     exclude = (np.arange(sample + 1) * SEEN, np.random.default_rng(0).integers(0, m, sample * SEEN))
-    top_k(users[:512], items, k)
-    took, used = machine.timed(lambda: top_k(users, items, k, exclude=exclude))
+    cores = os.cpu_count()
+    top_k(users[:512], items, k, threads=cores)
+    took, used = machine.timed(lambda: top_k(users, items, k, exclude=exclude, threads=cores))
     kernel, kernel_cpu = took * n / sample, used * n / sample
     print(
         f"job: {seconds:.1f} s = {n / seconds:,.0f} users/s; kernel alone: {kernel:.1f} s; share "

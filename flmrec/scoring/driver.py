@@ -95,8 +95,7 @@ def ship(
     """Prepares the items for the kernel and gives all files to Spark. Returns the name that workers open."""
     threads = min(os.cpu_count() or 1, 8)
     prepared = prepare(items.factors, allow=allow, codes=has_fast_int8(), threads=threads, names=items.ids)
-    files.save(items.prefix, prepared, items.ids, about)
-    names = list(files.NAMES)
+    names = files.save(items.prefix, prepared, items.ids, about)
     if index != "exact":
         ann.build(items.prefix, prepared, index, seed)
         names.append(ann.NAME)

@@ -2,7 +2,7 @@
 
 factors  (m, d) float32, memory-mapped: rows are picked where an item may belong to a list
 codes    (p, d) int8, read in blocks of rows, so that a catalogue larger than memory can be walked
-sizes    the small arrays of Items, and what the rules need to know about each item
+*.npy    the small arrays of Items, and what the rules need to know about each item, memory-mapped
 ids      the item ids, an Arrow column, memory-mapped
 """
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from flmrec.scoring.items import Floats, Items
 
-NAMES = ("factors", "codes", "sizes.npz", "ids")
 _SMALL = [f.name for f in fields(Items) if f.name not in ("factors", "codes", "hidden")]
 
 
@@ -35,24 +34,28 @@ class RowsOnDisk:
         return found.reshape(-1, self.dim)
 
 
-def save(prefix: Path, items: Items, ids: pa.Array, about: dict[str, NDArray[Any]]) -> None:
-    """Writes everything but `factors`, which are in place already, to files prefix-<name>.
+def save(prefix: Path, items: Items, ids: pa.Array, about: dict[str, NDArray[Any]]) -> list[str]:
+    """Writes everything but `factors`, which are in place already, to files prefix-<name>. Returns all their names.
 
     about: further arrays (m,) that `open_items` gives back.
     """
-    small = {name: getattr(items, name) for name in _SMALL}
-    np.savez(path_of(prefix, "sizes.npz"), **small, **about)
+    arrays = {name: getattr(items, name) for name in _SMALL} | about
+    for name, array in arrays.items():
+        np.save(path_of(prefix, f"{name}.npy"), array)
     (np.zeros((0, 0), np.int8) if items.codes is None else items.codes).tofile(path_of(prefix, "codes"))
     batch = pa.record_batch([ids.cast(pa.large_string())], ["id"])
     with pa.OSFile(str(path_of(prefix, "ids")), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write(batch)
+    return ["factors", "codes", "ids", *(f"{name}.npy" for name in arrays)]
 
 
 @lru_cache(maxsize=1)
 def open_items(prefix: Path) -> tuple[Items, pa.Array, dict[str, NDArray[Any]]]:
     """(items, ids (m,), about) as `save` wrote them. A process keeps the last ones open."""
-    with np.load(path_of(prefix, "sizes.npz")) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = {  # mode c: as for the factors
+        path.stem.removeprefix(f"{prefix.name}-"): np.asarray(np.load(path, mmap_mode="c"))
+        for path in prefix.parent.glob(f"{prefix.name}-*.npy")
+    }
     dim, m = len(arrays["mean"]), len(arrays["position"])
     coded = path_of(prefix, "codes").stat().st_size > 0
     codes = RowsOnDisk(path_of(prefix, "codes"), dim, np.int8) if coded else None
