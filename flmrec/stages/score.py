@@ -7,7 +7,6 @@ Every user that `user_factors`, `interactions` or `users` knows gets a list; who
 gets what is popular in the segment, marked source = popular.
 """
 
-import datetime as dt
 import math
 import re
 import time
@@ -15,7 +14,6 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -34,13 +32,9 @@ from flmrec.scoring.files import open_items
 from flmrec.scoring.rules import Rules
 from flmrec.scoring.topk import search
 from flmrec.scoring.worker import ALL, SEEN, SEGMENT, Job, ragged
+from flmrec.stages import eligible
 
-_POPULAR_SPARE = 5_000  # popular items beyond k, for users who know many of them
-_NAMED = 5  # unknown ids that a message names
 _JUDGED_USERS = 500  # users whose approximate lists are compared with the exact ones
-
-Bools = NDArray[np.bool_]
-Counts = NDArray[np.int64]
 
 
 def run(spark: SparkSession, cfg: Config) -> None:
@@ -58,14 +52,14 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
     events = lake.read(Tables.INTERACTIONS).select(C.USER, C.ITEM)
     segments = _segments(lake, scoring)
     n_users = _count_users(factors, events, lake)
-    rows, allow, allowed = _candidates(lake, scoring, items)
-    counts = _popularity(events, segments, items)
+    rows, allow, allowed = eligible.candidates(lake, scoring, items)
+    counts = eligible.popularity(events, segments, items)
     if scoring.debias:
         items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
-    about: dict[str, NDArray[Any]] = {"popularity": counts[ALL], "category": _categories(lake, scoring, items)}
+    about: dict[str, NDArray[Any]] = {"popularity": counts[ALL], "category": eligible.categories(lake, scoring, items)}
     assert cfg.run.date is not None
     if scoring.new_share:
-        about["new"] = _new(lake.read(Tables.INTERACTIONS), items, cfg.run.date, scoring.new_days)
+        about["new"] = eligible.new_items(lake.read(Tables.INTERACTIONS), items, cfg.run.date, scoring.new_days)
     shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
     job = Job(
         run_date=cfg.run.date,
@@ -84,7 +78,7 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
         index=scoring.index,
         probes=scoring.probes,
         allowed=allowed,
-        popular=_popular_lists(counts, allow, allowed, scoring.k),
+        popular=eligible.popular_lists(counts, allow, allowed, scoring.k),
     )
     users = driver.audience(factors, driver.histories(events, items), segments, n_users)
     listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
@@ -98,11 +92,11 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
 
 def _similar_items(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
     scoring = cfg.scoring
-    rows, allow, _ = _candidates(lake, scoring, items)
+    rows, allow, _ = eligible.candidates(lake, scoring, items)
     driver.unit_length(items)
     nothing: dict[str, NDArray[Any]] = {
         "popularity": np.zeros(len(items.ids), np.int64),
-        "category": _categories(lake, scoring, items),
+        "category": eligible.categories(lake, scoring, items),
     }
     shipped = driver.ship(spark, items, allow, nothing)
     assert cfg.run.date is not None
@@ -161,7 +155,7 @@ def _say_short(missing: int, n_users: int, k: int) -> None:
 def _user_factors(lake: Lake, items: Catalogue) -> DataFrame:
     """user_id, vector. Raises DataContractError where they are of another model than the items."""
     factors = lake.read(Tables.USER_FACTORS)
-    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(_NAMED).collect()
+    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(5).collect()
     versions, dims = {str(row[0]) for row in kinds}, {row[1] for row in kinds}
     if kinds and versions != {items.model_version}:
         raise DataContractError(
@@ -185,15 +179,7 @@ def _segments(lake: Lake, scoring: ScoringConfig) -> DataFrame | None:
     users = lake.read(Tables.USERS)
     if scoring.segment is None:
         return users.select(C.USER, F.lit(None).cast("string").alias(SEGMENT))
-    return users.select(C.USER, _first(users, scoring.segment, "scoring.segment").alias(SEGMENT))
-
-
-def _first(frame: DataFrame, name: str, key: str) -> F.Column:
-    """An attribute as a string; of a multi-valued one, the first."""
-    if name not in frame.columns:
-        raise UsageError(f"{key}={name}: there is no such column; there are {', '.join(sorted(frame.columns))}.")
-    kind = frame.schema[name].dataType.typeName()
-    return F.try_element_at(name, F.lit(1)) if kind == "array" else F.col(name).cast("string")
+    return users.select(C.USER, eligible.first_value(users, scoring.segment, "scoring.segment").alias(SEGMENT))
 
 
 def _count_users(factors: DataFrame, events: DataFrame, lake: Lake) -> int:
@@ -203,119 +189,13 @@ def _count_users(factors: DataFrame, events: DataFrame, lake: Lake) -> int:
     return reduce(DataFrame.union, ids).distinct().count()
 
 
-def _candidates(
-    lake: Lake, scoring: ScoringConfig, items: Catalogue
-) -> tuple[list[LedgerRow], Bools, dict[str, NDArray[np.int32]]]:
-    """Ledger rows of the tables read, the mask of items (m,) that anybody may get, and the items of each segment."""
-    allow, allowed, rows = np.ones(len(items.ids), dtype=np.bool_), {}, []
-    if scoring.candidates is not None:
-        numbers, segment, row = _listed(lake, scoring.candidates, items)
-        rows.append(row)
-        allow[:] = False
-        allow[numbers] = True
-        if segment is not None:
-            names = {ALL, *segment}
-            allowed = {name: np.unique(numbers[(segment == name) | (segment == ALL)]) for name in names}
-    for table in scoring.blocked:
-        numbers, _, row = _listed(lake, table, items)
-        rows.append(row)
-        allow[numbers] = False
-    return rows, allow, allowed
-
-
-def _listed(
-    lake: Lake, table: str, items: Catalogue
-) -> tuple[NDArray[np.int32], NDArray[np.object_] | None, LedgerRow]:
-    """Item numbers of a table of item_id, with their segments where it has any. Unknown ids are counted and named."""
-    frame = lake.read(table)
-    if C.ITEM not in frame.columns:
-        raise UsageError(f"{table} needs a column {C.ITEM}; it has {', '.join(frame.columns)}.")
-    kept = frame.select(C.ITEM, *([SEGMENT] if SEGMENT in frame.columns else [])).toArrow()
-    ids = _column(kept, C.ITEM)
-    numbers = items.numbers(ids)
-    known = numbers >= 0
-    if not known.all():
-        unknown = ids.filter(pa.array(~known)).to_pylist()
-        console.print(
-            f"score: {len(unknown)} of {len(ids)} items of {table} are unknown and were left out: "
-            f"{', '.join(map(str, unknown[:_NAMED]))}{', ...' if len(unknown) > _NAMED else ''}"
-        )
-    segment = None
-    if SEGMENT in frame.columns:
-        segment = np.array(_column(kept, SEGMENT).fill_null(ALL).to_pylist(), dtype=object)[known]
-    row = LedgerRow(
-        table=table,
-        rows_in=len(ids),
-        rows_out=int(known.sum()),
-        rows_dropped=int((~known).sum()),
-        delta_version=lake.version(table),
-    )
-    return numbers[known], segment, row
-
-
-def _popularity(events: DataFrame, segments: DataFrame | None, items: Catalogue) -> dict[str, Counts]:
-    """Events of each item (m,), in all and in each segment."""
-    if segments is None:
-        counted = events.groupBy(C.ITEM).count().withColumn(SEGMENT, F.lit(None).cast("string"))
-    else:
-        counted = events.join(segments, C.USER, "left").groupBy(C.ITEM, SEGMENT).count()
-    table = counted.toArrow()
-    numbers, count = items.numbers(_column(table, C.ITEM)), _column(table, "count").to_numpy(zero_copy_only=False)
-    segment = np.array(_column(table, SEGMENT).cast(pa.string()).fill_null(ALL).to_pylist(), dtype=object)
-    known = numbers >= 0
-    m, counts = len(items.ids), {}
-    for name in sorted({ALL, *segment}):
-        rows = known if name == ALL else known & (segment == name)
-        counts[name] = np.bincount(numbers[rows], count[rows], minlength=m).astype(np.int64)
-    return counts
-
-
-def _popular_lists(
-    counts: dict[str, Counts], allow: Bools, allowed: dict[str, NDArray[np.int32]], k: int
-) -> dict[str, NDArray[np.int32]]:
-    """The most popular allowed items of each segment; those that nobody of the segment knows, by all users."""
-    lists = {}
-    for name in {*counts, *allowed, ALL}:
-        mine = counts.get(name, counts[ALL])
-        order = np.lexsort((-counts[ALL], -mine))
-        may = allow.copy()
-        if allowed:
-            may &= np.isin(np.arange(len(may)), allowed.get(name, allowed[ALL]))
-        lists[name] = order[may[order]][: k + _POPULAR_SPARE].astype(np.int32)
-    return lists
-
-
-def _new(events: DataFrame, items: Catalogue, today: dt.date, days: float) -> Bools:
-    """(m,) the items whose first event is at most so many days before the end of today, or that have none."""
-    end = dt.datetime.combine(today, dt.time.max, dt.UTC)
-    first = events.groupBy(C.ITEM).agg(F.min(C.EVENT_TS).alias(C.EVENT_TS))
-    old = first.where(F.col(C.EVENT_TS) < F.lit(end - dt.timedelta(days=days))).select(C.ITEM).toArrow()
-    numbers = items.numbers(_column(old, C.ITEM))
-    new = np.ones(len(items.ids), dtype=np.bool_)
-    new[numbers[numbers >= 0]] = False
-    return new
-
-
-def _categories(lake: Lake, scoring: ScoringConfig, items: Catalogue) -> NDArray[np.int32]:
-    """Category number of each item (m,); -1: none."""
-    category = np.full(len(items.ids), -1, dtype=np.int32)
-    if scoring.category is not None:
-        frame = lake.read(Tables.ITEMS)
-        value = _first(frame, scoring.category, "scoring.category").alias("value")
-        table = frame.select(C.ITEM, value).where(F.col("value").isNotNull()).toArrow()
-        numbers = items.numbers(_column(table, C.ITEM))
-        codes = _column(table, "value").dictionary_encode().indices.to_numpy()
-        category[numbers[numbers >= 0]] = codes[numbers >= 0]
-    return category
-
-
 def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue, users: DataFrame, job: Job) -> None:
     """Writes ann_recall: the share of the exact lists of a sample of users that the approximate index finds."""
     sample = users.where(F.col(C.VECTOR).isNotNull()).orderBy(F.xxhash64(C.USER)).limit(_JUDGED_USERS).toArrow()
-    vectors = np.array(_column(sample, C.VECTOR).to_pylist(), dtype=np.float32).reshape(len(sample), -1)
+    vectors = np.array(eligible.column(sample, C.VECTOR).to_pylist(), dtype=np.float32).reshape(len(sample), -1)
     if job.debias:
         vectors = np.pad(vectors, ((0, 0), (0, 1)), constant_values=1.0)
-    exclude = ragged(_column(sample, SEEN))
+    exclude = ragged(eligible.column(sample, SEEN))
     prepared = open_items(items.prefix)[0]
     exact, _ = search(prepared, vectors, job.rules.k, exclude=exclude)
     found, _ = ann.search(items.prefix, job.probes, prepared, vectors, job.rules.k, exclude, None)
@@ -325,8 +205,3 @@ def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalog
     row = (cfg.run.id, "flm", cfg.evaluation.protocol, "all", "ann_recall", job.rules.k, recall, len(sample))
     where = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.METRIC} = 'ann_recall'"
     lake.write(Tables.METRICS, spark.createDataFrame([row], columns.METRICS), replace_where=where)
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    combined = table.column(name).combine_chunks()
-    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
