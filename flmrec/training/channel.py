@@ -36,6 +36,11 @@ class Failure:
     message: str = ""
     trace: str = ""  # the rank's own traceback
 
+    @property
+    def echo(self) -> bool:
+        """True where the rank says only that another one failed."""
+        return self.kind == "HorovodInternalError"
+
 
 class Channel:
     """The driver's end: calls `on_line(text)` for each line of progress and keeps the first failure."""
@@ -63,9 +68,9 @@ class Channel:
             listener.join(_SETTLE_S)
 
     def failure(self) -> Failure | None:
-        """The failure that came first, after a moment for what is still on its way."""
+        """The failure that came first, or that which others echo, after a moment for what is still on its way."""
         deadline = time.monotonic() + _SETTLE_S
-        while self._failure is None and time.monotonic() < deadline:
+        while (self._failure is None or self._failure.echo) and time.monotonic() < deadline:
             time.sleep(0.05)
         return self._failure
 
@@ -99,7 +104,7 @@ class Channel:
 
     def _fail(self, failure: Failure) -> None:
         with self._lock:
-            if self._failure is None:
+            if self._failure is None or self._failure.echo:
                 self._failure = failure
 
 

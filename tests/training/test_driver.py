@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from flmrec.errors import DataContractError, TrainingError, UsageError
+from flmrec.training.channel import Channel, Failure
 from flmrec.training.driver import RankTraceback, launch
 from flmrec.training.reader import DataFile
 from tests.conftest import make_config
@@ -150,6 +151,15 @@ def test_the_traceback_of_a_rank_reaches_the_driver(spark: SparkSession, job: di
 def test_an_error_meant_for_the_user_keeps_its_kind(spark: SparkSession, job: dict[str, Any]) -> None:
     with pytest.raises(DataContractError, match=r"^The table has no events\.$"):
         run(spark, "inline", {**job, "refuse": True})
+
+
+def test_a_rank_that_echoes_gives_way_to_the_one_that_failed() -> None:
+    channel = Channel("localhost", "localhost", print)
+    with channel:
+        channel._fail(Failure(0, "HorovodInternalError", "Horovod has been shut down."))
+        channel._fail(Failure(1))
+        channel._fail(Failure(0, "KeyError", "later"))
+    assert channel.failure() == Failure(1)
 
 
 def test_a_killed_rank_ends_in_one_sentence(
