@@ -15,7 +15,7 @@ def with_new(
 
     items, scores (n,): the list as it is, best first. new (m,): which items of the catalogue are. fresh, fresh_scores:
     the best new items of the user, best first. New items that the list has by their score count; the rest takes the
-    places of the last items that are not new. What is added scores less than what stands above it.
+    places of the last items that are not new. Where the list is in the order of the scores, so is the result.
     """
     missing = places - int(new[items].sum())
     if missing <= 0:

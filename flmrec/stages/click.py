@@ -45,9 +45,9 @@ def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
     labelled = _labelled(lake, cfg)
-    _measure(lake, cfg, labelled)
-    items = _items(lake, cfg, FULL)
     log = _collected(lake, labelled)
+    _measure(lake, cfg, log)
+    items = _items(lake, cfg, FULL)
     _, model = _fit(log, items, np.arange(len(log)))
     n_rows, version = _rank(lake, cfg, labelled, items, model)
     row = LedgerRow(table=Tables.CLICK_SCORES, rows_in=n_rows, rows_out=n_rows, delta_version=version)
@@ -99,9 +99,8 @@ def _fit(log: pd.DataFrame, items: Items, learned: np.ndarray) -> tuple[Rows, Cl
     return rows, click.fit(rows.take(learned), users[learned], labels[learned])
 
 
-def _measure(lake: Lake, cfg: Config, labelled: DataFrame) -> None:
+def _measure(lake: Lake, cfg: Config, log: pd.DataFrame) -> None:
     """The holdout model's rows of `metrics`; a test row's history is what its user did before it."""
-    log = _collected(lake, labelled)
     train, validation, test = (
         np.flatnonzero(log[C.SPLIT] == part) for part in (split.TRAIN, split.VALIDATION, split.TEST)
     )

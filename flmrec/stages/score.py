@@ -34,6 +34,7 @@ from flmrec.scoring.topk import search
 from flmrec.scoring.worker import ALL, SEEN, SEGMENT, Job, ragged
 from flmrec.stages import eligible
 
+_KINDS = 5  # model versions or dimensions that a message names
 _JUDGED_USERS = 500  # users whose approximate lists are compared with the exact ones
 
 
@@ -155,7 +156,7 @@ def _say_short(missing: int, n_users: int, k: int) -> None:
 def _user_factors(lake: Lake, items: Catalogue) -> DataFrame:
     """user_id, vector. Raises DataContractError where they are of another model than the items."""
     factors = lake.read(Tables.USER_FACTORS)
-    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(5).collect()
+    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(_KINDS).collect()
     versions, dims = {str(row[0]) for row in kinds}, {row[1] for row in kinds}
     if kinds and versions != {items.model_version}:
         raise DataContractError(
