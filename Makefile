@@ -43,8 +43,8 @@ refresh: setup $(if $(filter conf/movielens.yaml,$(CONF)),data)  ## make tonight
 	@$(py) jobs/refresh.py --config $(CONF) $(ARGS)
 
 test: setup  ## run the tests (PYTEST_ARGS="tests/scoring -x")
-	@echo "test: pytest"
-	@$(py) -m pytest -q $(PYTEST_ARGS)
+	@echo "test: pytest, two files at a time"
+	@$(py) -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## check style, format and types
 	@echo "lint: ruff check, ruff format --check, mypy"
