@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from pyspark import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from flmrec import parquet
 from flmrec.columns import C
 from flmrec.errors import DataContractError
 from flmrec.scoring import ann, files, worker
@@ -51,16 +52,16 @@ class Catalogue:
 
 
 @contextmanager
-def catalogue(factors: DataFrame) -> Iterator[Catalogue]:
-    """Writes (id, vector, model_version) to a folder that lives as long as the context.
+def catalogue(files: Sequence[str]) -> Iterator[Catalogue]:
+    """Writes the Parquet files of (id, vector, model_version) to a folder that lives as long as the context.
 
-    The driver holds one Arrow batch at a time. Raises DataContractError for no items, several model versions, ids that
-    come twice, and vectors of unequal length.
+    The driver reads them itself, an Arrow batch at a time: through Spark the vectors would come as Python numbers.
+    Raises DataContractError for no items, several model versions, ids that come twice, and vectors of unequal length.
     """
     folder = Path(tempfile.mkdtemp(prefix="flmrec-score-"))
     try:
         prefix = folder / f"items-{uuid.uuid4().hex}"  # SparkContext.addFile refuses a name twice
-        yield _write(prefix, factors)
+        yield _write(prefix, files)
     finally:
         shutil.rmtree(folder)
 
@@ -109,12 +110,14 @@ def recommend(users: DataFrame, shipped: str, job: Job, schema: str) -> DataFram
     return users.mapInArrow(partial(_recommend_partition, shipped=shipped, job=job), schema)
 
 
-def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None, n_users: int) -> DataFrame:
+def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None) -> DataFrame:
     """Every user that any table knows, with what is known: user_id, vector, segment, seen; spread over tasks.
 
-    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment.
+    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment. The number of tasks follows from
+    the rows of factors and segments, which Delta knows without reading them.
     """
     cores = factors.sparkSession.sparkContext.defaultParallelism
+    n_users = max(table.count() for table in (factors, segments) if table is not None)
     tasks = cores * max(-(-n_users // (cores * _USERS_PER_TASK)), 1)
     users = factors.repartition(tasks, C.USER).join(histories.repartition(tasks, C.USER), C.USER, "full")
     if segments is None:
@@ -136,15 +139,18 @@ def _recommend_partition(batches: Iterator[pa.RecordBatch], shipped: str, job: J
     return worker.recommend(batches, Path(SparkFiles.getRootDirectory()) / shipped, job)
 
 
-def _write(prefix: Path, factors: DataFrame) -> Catalogue:
+def _write(prefix: Path, files: Sequence[str]) -> Catalogue:
     unsorted = prefix.with_name("unsorted")
-    ids, versions, dims = [], set(), set()
+    ids: list[pa.Array] = []
+    versions: set[str] = set()
+    dims: set[int] = set()
     with unsorted.open("wb") as sink:
-        for row in factors.select(C.ID, C.VECTOR, C.MODEL_VERSION).mapInArrow(_packed, _PACKED).toLocalIterator(True):
-            ids.append(pa.array(row.ids, pa.large_string()))
-            versions.update(row.versions)
-            dims.update(row.dims)
-            sink.write(row.vectors)
+        for batch in parquet.batches(files, [C.ID, C.VECTOR, C.MODEL_VERSION]):
+            vectors = batch.column(C.VECTOR)
+            ids.append(batch.column(C.ID).cast(pa.large_string()))
+            versions.update(batch.column(C.MODEL_VERSION).unique().to_pylist())
+            dims.update(np.unique(np.diff(vectors.offsets.to_numpy())).tolist())
+            vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).tofile(sink)
     if not ids:
         raise DataContractError("item_factors is empty: run jobs/factorize.py first.")
     if len(dims) > 1:
@@ -176,25 +182,3 @@ def one_version(versions: set[str], table: str) -> str:
             "compared: run jobs/factorize.py again."
         )
     return next(iter(versions))
-
-
-_PACKED = "ids ARRAY<STRING>, versions ARRAY<STRING>, dims ARRAY<INT>, vectors BINARY"
-
-
-def _packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """One row a batch, so that the driver reads bytes and not millions of Python numbers."""
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        vectors = batch.column(C.VECTOR)
-        dims = np.unique(np.diff(vectors.offsets.to_numpy()))
-        data = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).tobytes()
-        versions = pa.compute.unique(batch.column(C.MODEL_VERSION)).to_pylist()
-        yield pa.RecordBatch.from_pydict(
-            {
-                "ids": pa.array([batch.column(C.ID).to_pylist()], pa.list_(pa.string())),
-                "versions": pa.array([versions], pa.list_(pa.string())),
-                "dims": pa.array([dims.tolist()], pa.list_(pa.int32())),
-                "vectors": pa.array([data], pa.binary()),
-            }
-        )

@@ -73,13 +73,15 @@ def _listed(
     return numbers[known], segment, row
 
 
-def popularity(events: DataFrame, segments: DataFrame | None, items: Catalogue) -> dict[str, Counts]:
-    """Events of each item (m,), in all and in each segment."""
+def count_events(events: DataFrame, segments: DataFrame | None) -> pa.Table:
+    """item_id, segment, count."""
     if segments is None:
-        counted = events.groupBy(C.ITEM).count().withColumn(SEGMENT, F.lit(None).cast("string"))
-    else:
-        counted = events.join(segments, C.USER, "left").groupBy(C.ITEM, SEGMENT).count()
-    table = counted.toArrow()
+        return events.groupBy(C.ITEM).count().withColumn(SEGMENT, F.lit(None).cast("string")).toArrow()
+    return events.join(segments, C.USER, "left").groupBy(C.ITEM, SEGMENT).count().toArrow()
+
+
+def popularity(table: pa.Table, items: Catalogue) -> dict[str, Counts]:
+    """Events of each item (m,), in all and in each segment, from what `count_events` gives."""
     numbers, count = items.numbers(column(table, C.ITEM)), column(table, "count").to_numpy(zero_copy_only=False)
     segment = np.array(column(table, SEGMENT).cast(pa.string()).fill_null(ALL).to_pylist(), dtype=object)
     known = numbers >= 0

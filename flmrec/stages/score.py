@@ -10,13 +10,13 @@ gets what is popular in the segment, marked source = popular.
 import math
 import re
 import time
-from functools import reduce
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, Row, SparkSession
 from pyspark.sql import functions as F
 
 from flmrec import columns
@@ -41,28 +41,56 @@ _JUDGED_USERS = 500  # users whose approximate lists are compared with the exact
 def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
-    with driver.catalogue(lake.read(Tables.ITEM_FACTORS)) as items:
-        mode = _similar_items if cfg.scoring.mode == "similar_items" else _recommend
-        rows = mode(spark, lake, cfg, items)
+    mode = _similar_items if cfg.scoring.mode == "similar_items" else _recommend
+    rows = mode(spark, lake, cfg)
     lakes.record(lake, cfg.run.id, "score", rows, time.monotonic() - started)
 
 
-def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
+def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
     scoring = cfg.scoring
-    factors = _user_factors(lake, items)
+    assert cfg.run.date is not None
+    factors = lake.read(Tables.USER_FACTORS)
     events = lake.read(Tables.INTERACTIONS).select(C.USER, C.ITEM)
     segments = _segments(lake, scoring)
-    n_users = _count_users(factors, events, lake)
-    rows, allow, allowed = eligible.candidates(lake, scoring, items)
-    counts = eligible.popularity(events, segments, items)
-    if scoring.debias:
-        items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
-    about: dict[str, NDArray[Any]] = {"popularity": counts[ALL], "category": eligible.categories(lake, scoring, items)}
+    item_files = lake.live_files(Tables.ITEM_FACTORS)
+    with ThreadPoolExecutor() as meanwhile:  # Spark counts while the driver reads the items
+        kinds = meanwhile.submit(_kinds, factors)
+        counting = meanwhile.submit(eligible.count_events, events, segments)
+        with driver.catalogue(item_files) as items:
+            _refuse_other_models(kinds.result(), items)
+            counts = eligible.popularity(counting.result(), items)
+            rows, allow, allowed = eligible.candidates(lake, scoring, items)
+            popular = eligible.popular_lists(counts, allow, allowed, scoring.k)
+            job = _job(cfg, items, allowed, popular)
+            if scoring.debias:
+                items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
+            about: dict[str, NDArray[Any]] = {
+                "popularity": counts[ALL],
+                "category": eligible.categories(lake, scoring, items),
+            }
+            if scoring.new_share:
+                log = lake.read(Tables.INTERACTIONS)
+                about["new"] = eligible.new_items(log, items, cfg.run.date, scoring.new_days)
+            shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
+            vectors = factors.select(F.col(C.ID).alias(C.USER), C.VECTOR)
+            users = driver.audience(vectors, driver.histories(events, items), segments)
+            passed = Observation()  # counts the users on their way, instead of once more beforehand
+            counted = users.observe(passed, F.count(F.lit(1)).alias("users"))
+            listed = driver.recommend(counted, shipped, job, columns.RECOMMENDATIONS)
+            version = _publish(lake, Tables.RECOMMENDATIONS, listed, job)
+            n_users, n_rows = passed.get["users"], lake.rows_written(Tables.RECOMMENDATIONS, version)
+            _say_short(n_users * scoring.k - n_rows, n_users, scoring.k)
+            if scoring.index != "exact":
+                _measure_recall(spark, lake, cfg, items, users, job)
+            return [*rows, _ledger(Tables.RECOMMENDATIONS, n_users * scoring.k, n_rows, version)]
+
+
+def _job(
+    cfg: Config, items: Catalogue, allowed: dict[str, NDArray[np.int32]], popular: dict[str, NDArray[np.int32]]
+) -> Job:
+    scoring = cfg.scoring
     assert cfg.run.date is not None
-    if scoring.new_share:
-        about["new"] = eligible.new_items(lake.read(Tables.INTERACTIONS), items, cfg.run.date, scoring.new_days)
-    shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
-    job = Job(
+    return Job(
         run_date=cfg.run.date,
         model_version=items.model_version,
         rules=Rules(
@@ -71,7 +99,7 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
             diversity=scoring.diversity,
             min_score=scoring.min_score,
         ),
-        dim=items.dim - bool(scoring.debias),
+        dim=items.dim,
         debias=scoring.debias,
         new_places=math.ceil(round(scoring.new_share * scoring.k, 6)),
         exclude_seen=scoring.exclude_seen,
@@ -79,19 +107,16 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -
         index=scoring.index,
         probes=scoring.probes,
         allowed=allowed,
-        popular=eligible.popular_lists(counts, allow, allowed, scoring.k),
+        popular=popular,
     )
-    users = driver.audience(factors, driver.histories(events, items), segments, n_users)
-    listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
-    version = _publish(lake, Tables.RECOMMENDATIONS, listed, job)
-    n_rows = lake.rows_written(Tables.RECOMMENDATIONS, version)
-    _say_short(n_users * scoring.k - n_rows, n_users, scoring.k)
-    if scoring.index != "exact":
-        _measure_recall(spark, lake, cfg, items, users, job)
-    return [*rows, _ledger(Tables.RECOMMENDATIONS, n_users * scoring.k, n_rows, version)]
 
 
-def _similar_items(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
+def _similar_items(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
+    with driver.catalogue(lake.live_files(Tables.ITEM_FACTORS)) as items:
+        return _list_similar(spark, lake, cfg, items)
+
+
+def _list_similar(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
     scoring = cfg.scoring
     rows, allow, _ = eligible.candidates(lake, scoring, items)
     driver.unit_length(items)
@@ -113,7 +138,7 @@ def _similar_items(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogu
     )
     vectors = lake.read(Tables.ITEM_FACTORS).select(F.col(C.ID).alias(C.USER), C.VECTOR)
     itself = vectors.select(C.USER, F.col(C.USER).alias(C.ITEM))
-    users = driver.audience(vectors, driver.histories(itself, items), None, len(items.ids))
+    users = driver.audience(vectors, driver.histories(itself, items), None)
     listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
     renamed = listed.select(
         C.RUN_DATE,
@@ -153,10 +178,13 @@ def _say_short(missing: int, n_users: int, k: int) -> None:
         )
 
 
-def _user_factors(lake: Lake, items: Catalogue) -> DataFrame:
-    """user_id, vector. Raises DataContractError where they are of another model than the items."""
-    factors = lake.read(Tables.USER_FACTORS)
-    kinds = factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(_KINDS).collect()
+def _kinds(factors: DataFrame) -> list[Row]:
+    """(model_version, dimension) of the users, some of them where they are many."""
+    return factors.select(C.MODEL_VERSION, F.size(C.VECTOR)).distinct().limit(_KINDS).collect()
+
+
+def _refuse_other_models(kinds: list[Row], items: Catalogue) -> None:
+    """Raises DataContractError where the users' factors are of another model than the items'."""
     versions, dims = {str(row[0]) for row in kinds}, {row[1] for row in kinds}
     if kinds and versions != {items.model_version}:
         raise DataContractError(
@@ -168,7 +196,6 @@ def _user_factors(lake: Lake, items: Catalogue) -> DataFrame:
             f"user_factors have {sorted(dims)} dimensions and item_factors {items.dim}: both must come from one model; "
             "run jobs/factorize.py again."
         )
-    return factors.select(F.col(C.ID).alias(C.USER), C.VECTOR)
 
 
 def _segments(lake: Lake, scoring: ScoringConfig) -> DataFrame | None:
@@ -181,13 +208,6 @@ def _segments(lake: Lake, scoring: ScoringConfig) -> DataFrame | None:
     if scoring.segment is None:
         return users.select(C.USER, F.lit(None).cast("string").alias(SEGMENT))
     return users.select(C.USER, eligible.first_value(users, scoring.segment, "scoring.segment").alias(SEGMENT))
-
-
-def _count_users(factors: DataFrame, events: DataFrame, lake: Lake) -> int:
-    ids = [factors.select(C.USER), events.select(C.USER).distinct()]
-    if lake.exists(Tables.USERS):
-        ids.append(lake.read(Tables.USERS).select(C.USER))
-    return reduce(DataFrame.union, ids).distinct().count()
 
 
 def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue, users: DataFrame, job: Job) -> None:

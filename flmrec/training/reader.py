@@ -13,19 +13,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from flmrec import parquet
 from flmrec.errors import DataContractError, TrainingError
 
 Block = dict[str, np.ndarray]  # column: (rows,) or (rows, list length); all of the same number of rows
 SHUFFLE_ROWS = 65_536  # rows held in memory to be shuffled
-_BLOCK_ROWS = 16_384  # rows an Arrow batch; Petastorm's block is a row group
-_READ_AHEAD = 4  # blocks read before they are asked for
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,7 @@ def read_table(files: Sequence[DataFile], columns: Sequence[str]) -> Block:
     For tables that every rank holds in memory, such as the tokens of the items; read by Arrow, since Petastorm refuses
     lists of several lengths.
     """
-    filesystem, names = _filesystem([file.path for file in files])
-    table = ds.dataset(names, format="parquet", filesystem=filesystem).to_table(columns=list(columns))
+    table = parquet.dataset([file.path for file in files]).to_table(columns=list(columns))
     return {column: _padded(table.column(column).combine_chunks()) for column in columns}
 
 
@@ -156,7 +152,7 @@ def _petastorm_blocks(paths: list[str], columns: Sequence[str]) -> Iterator[Bloc
             schema_fields=[f"^{re.escape(column)}$" for column in columns],
             reader_pool_type="thread",
             workers_count=1,
-            results_queue_size=_READ_AHEAD,
+            results_queue_size=parquet.READ_AHEAD,
             shuffle_row_groups=False,
             cache_type="null",
         ) as reader:
@@ -165,12 +161,7 @@ def _petastorm_blocks(paths: list[str], columns: Sequence[str]) -> Iterator[Bloc
 
 
 def _arrow_blocks(paths: list[str], columns: Sequence[str]) -> Iterator[Block]:
-    filesystem, names = _filesystem(paths)
-    dataset = ds.dataset(names, format="parquet", filesystem=filesystem)
-    batches = dataset.to_batches(
-        columns=list(columns), batch_size=_BLOCK_ROWS, batch_readahead=_READ_AHEAD, fragment_readahead=1
-    )
-    for batch in batches:
+    for batch in parquet.batches(paths, columns):
         yield {column: _to_numpy(batch.column(column), column) for column in columns}
 
 
@@ -195,18 +186,8 @@ def _padded(array: pa.Array) -> np.ndarray:
     return matrix
 
 
-def _filesystem(paths: Sequence[str]) -> tuple[Any, list[str]]:
-    """What opens the paths (None: the local disk), and their names on it."""
-    if "://" not in paths[0]:
-        return None, list(paths)
-    import fsspec
-
-    filesystem, _ = fsspec.core.url_to_fs(paths[0])
-    return filesystem, [filesystem._strip_protocol(path) for path in paths]
-
-
 def _count(path: str) -> DataFile:
-    filesystem, names = _filesystem([path])
+    filesystem, names = parquet.filesystem_of([path])
     return DataFile(path, pq.read_metadata(names[0], filesystem=filesystem).num_rows)
 
 

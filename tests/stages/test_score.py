@@ -182,7 +182,7 @@ def test_partitions_do_not_show(spark: SparkSession, cfg: Config, shop: Lake) ->
     users = spark.createDataFrame(rows, "user_id STRING, vector ARRAY<FLOAT>, segment STRING, seen ARRAY<INT>")
     job = Job(run_date=dt.date(2024, 5, 1), model_version="v1", rules=Rules(k=5), dim=8)
     about = {"popularity": np.zeros(300, np.int64), "category": np.full(300, -1, np.int32)}
-    with driver.catalogue(Lake(spark, cfg.lake).read(Tables.ITEM_FACTORS)) as items:
+    with driver.catalogue(Lake(spark, cfg.lake).live_files(Tables.ITEM_FACTORS)) as items:
         shipped = driver.ship(spark, items, np.ones(300, np.bool_), about)
         found = [
             sorted(driver.recommend(users.repartition(parts), shipped, job, columns.RECOMMENDATIONS).collect())
