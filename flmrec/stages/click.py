@@ -41,17 +41,32 @@ _BUCKETS = 1_000
 
 
 def run(spark: SparkSession, cfg: Config) -> None:
-    """Raises UsageError where the events have no values, DataContractError where there is one label alone."""
+    """Raises UsageError where the events have no values or the date no lists, DataContractError where there is one
+    label alone."""
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
     labelled = _labelled(lake, cfg)
+    tonight = _tonight(lake, cfg)
     log = _collected(lake, labelled)
     _measure(lake, cfg, log)
     items = _items(lake, cfg, FULL)
     _, model = _fit(log, items, np.arange(len(log)))
-    n_rows, version = _rank(lake, cfg, labelled, items, model)
+    n_rows, version = _rank(lake, cfg, tonight, labelled, items, model)
     row = LedgerRow(table=Tables.CLICK_SCORES, rows_in=n_rows, rows_out=n_rows, delta_version=version)
     lakes.record(lake, cfg.run.id, STAGE, [row], time.monotonic() - started)
+
+
+def _tonight(lake: Lake, cfg: Config) -> DataFrame:
+    """The lists that are ranked."""
+    lists = lake.read(Tables.RECOMMENDATIONS)
+    tonight = lists.where(F.col(C.RUN_DATE) == F.lit(cfg.run.date))
+    if tonight.isEmpty():
+        [(newest,)] = lists.agg(F.max(C.RUN_DATE)).collect()
+        raise UsageError(
+            f"recommendations has no lists of {cfg.run.date} to rank, the newest are of {newest}: run jobs/score.py "
+            f"for that date first, or give run.date={newest}."
+        )
+    return tonight
 
 
 def _labelled(lake: Lake, cfg: Config) -> DataFrame:
@@ -141,9 +156,10 @@ def _measures(users: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> d
     return found | {"rmse": float(np.sqrt(np.mean((labels - predicted) ** 2)))}
 
 
-def _rank(lake: Lake, cfg: Config, labelled: DataFrame, items: Items, model: ClickModel) -> tuple[int, int]:
+def _rank(
+    lake: Lake, cfg: Config, tonight: DataFrame, labelled: DataFrame, items: Items, model: ClickModel
+) -> tuple[int, int]:
     """Writes tonight's `click_scores`; returns its rows and its version."""
-    tonight = lake.read(Tables.RECOMMENDATIONS).where(F.col(C.RUN_DATE) == F.lit(cfg.run.date))
     index = lake.read(Tables.ITEM_INDEX)
     newest = Window.partitionBy(C.USER).orderBy(*split.event_order(newest_first=True))
     recent = labelled.withColumn("place", F.row_number().over(newest)).where(F.col("place") <= _HISTORY)

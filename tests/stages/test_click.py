@@ -1,5 +1,6 @@
 """The click stage on a shop where users like one of two kinds of items, which the text vectors tell."""
 
+import dataclasses
 import datetime as dt
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def test_the_lists_are_ranked_by_the_chance_of_a_like_and_the_model_is_measured(
     again = Lake(spark, cfg.lake)
     assert again.read(Tables.CLICK_SCORES).count() == len(scores)
     assert again.read(Tables.METRICS).count() == len(metrics)
+
+
+def test_a_date_without_lists_is_said_with_the_newest_one(spark: SparkSession, cfg: Config, shop: Lake) -> None:
+    tomorrow = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, date=dt.date(2024, 5, 2)))
+    with pytest.raises(UsageError, match=r"no lists of 2024-05-02 to rank, the newest are of 2024-05-01"):
+        click.run(spark, tomorrow)
 
 
 def test_values_that_tell_nothing_are_refused(spark: SparkSession, cfg: Config) -> None:
