@@ -146,6 +146,8 @@ def _write(prefix: Path, files: Sequence[str]) -> Catalogue:
     dims: set[int] = set()
     with unsorted.open("wb") as sink:
         for batch in parquet.batches(files, [C.ID, C.VECTOR, C.MODEL_VERSION]):
+            if not batch.num_rows:
+                continue
             vectors = batch.column(C.VECTOR)
             ids.append(batch.column(C.ID).cast(pa.large_string()))
             versions.update(batch.column(C.MODEL_VERSION).unique().to_pylist())
