@@ -47,9 +47,8 @@ def sample_users(lake: Lake, cfg: Config) -> list[tuple[list[str], list[str]]]:
     """(titles of the latest history, recommended titles) of a few users, the same ones on every run."""
     recommended = lake.read(Tables.RECOMMENDATIONS).where(F.col(C.RUN_DATE) == F.lit(cfg.run.date))
     users = recommended.where(F.col(C.RANK) == 1).select(C.USER).orderBy(F.xxhash64(C.USER)).limit(SAMPLE_USERS)
-    titles = lake.read(Tables.ITEMS).select(
-        C.ITEM, F.coalesce(F.substring(C.TEXT, 1, TITLE_CHARS), F.concat(F.lit("item "), C.ITEM)).alias("title")
-    )
+    title = F.substring(F.substring_index(C.TEXT, "。", 1), 1, TITLE_CHARS)  # a dot with a blank may stand in a title
+    titles = lake.read(Tables.ITEMS).select(C.ITEM, F.coalesce(title, F.concat(F.lit("item "), C.ITEM)).alias("title"))
     newest = Window.partitionBy(C.USER).orderBy(F.desc(C.EVENT_TS), F.desc(C.EVENT_ORDER), C.ITEM)
     history = (
         lake.read(Tables.INTERACTIONS)

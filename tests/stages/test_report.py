@@ -20,7 +20,7 @@ def write_night(lake: Lake, run_id: str) -> None:
     make = lake.spark.createDataFrame
     when = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     lake.write(Tables.INTERACTIONS, make([("ann", "i1", when, None, None, None)], columns.INTERACTIONS))
-    items = [("i1", "Alien & Aliens"), ("i2", "<b>Heat</b>"), ("i3", None)]
+    items = [("i1", "Alien & Aliens"), ("i2", "<b>Heat</b>。类别:电影"), ("i3", None)]
     lake.write(Tables.ITEMS, make(items, "item_id STRING, text STRING"))
     recommended = [(DATE, "ann", rank, item, 1.0, VERSION, "model", None) for rank, item in [(1, "i2"), (2, "i3")]]
     lake.write(Tables.RECOMMENDATIONS, make(recommended, columns.RECOMMENDATIONS), partition_by=["run_date"])
@@ -46,6 +46,7 @@ def test_the_page_is_written_into_the_lake_and_written_over(spark: SparkSession,
     assert path == Path(lake.config.root) / "reports" / "2024-05-01.html"
     html = path.read_text(encoding="utf-8")
     assert "Alien &amp; Aliens" in html and "&lt;b&gt;Heat&lt;/b&gt;" in html and "item i3" in html
+    assert "电影" not in html  # what follows the title
     assert "NDCG@10 is 0.2500" in html
     assert '<td class="number">1.7500</td>' in html  # (10 * 1 + 30 * 2) / 40: the loss over the rows of both ranks
     assert report.run(spark, config_of(lake, "tonight")) == path

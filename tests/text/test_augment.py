@@ -90,6 +90,7 @@ def test_a_translator_is_named_and_wrong_names_are_refused() -> None:
         ("Seven (a.k.a. Se7en) (1995)", "Seven (Se7en) (1995)"),
         ("Amélie", "AMELIE!"),
         ("三体（2008）", "三体"),
+        ("活着。类别：图书音像。标签：小说", "活着"),
     ],
 )
 def test_the_same_title_has_one_key(one: str, other: str) -> None:
