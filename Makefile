@@ -42,7 +42,7 @@ refresh: setup $(if $(filter conf/movielens.yaml,$(CONF)),data)  ## make tonight
 	@echo "refresh: $(CONF) $(ARGS)"
 	@$(py) jobs/refresh.py --config $(CONF) $(ARGS)
 
-test: setup  ## run the tests (PYTEST_ARGS="tests/scoring -x")
+test: setup  ## run the tests (PYTEST_ARGS="tests/scoring -x"; -n 0 runs them in one process)
 	@echo "test: pytest, two files at a time"
 	@$(py) -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 

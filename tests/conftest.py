@@ -1,4 +1,4 @@
-"""One Spark session for the whole run, with Delta; each test gets a lake of its own."""
+"""One Spark session for each process of the run, with Delta; each test gets a lake of its own."""
 
 import os
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ class Catalogue:
 def catalogue(files: Sequence[str]) -> Iterator[Catalogue]:
     """Writes the Parquet files of (id, vector, model_version) to a folder that lives as long as the context.
 
-    The driver reads them itself, an Arrow batch at a time: through Spark the vectors would come as Python numbers.
+    The driver reads them itself, a few Arrow batches at a time: through Spark the vectors would come as Python numbers.
     Raises DataContractError for no items, several model versions, ids that come twice, and vectors of unequal length.
     """
     folder = Path(tempfile.mkdtemp(prefix="flmrec-score-"))
@@ -110,14 +110,12 @@ def recommend(users: DataFrame, shipped: str, job: Job, schema: str) -> DataFram
     return users.mapInArrow(partial(_recommend_partition, shipped=shipped, job=job), schema)
 
 
-def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None) -> DataFrame:
+def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None, n_users: int) -> DataFrame:
     """Every user that any table knows, with what is known: user_id, vector, segment, seen; spread over tasks.
 
-    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment. The number of tasks follows from
-    the rows of factors and segments, which Delta knows without reading them.
+    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment. n_users: about how many there are.
     """
     cores = factors.sparkSession.sparkContext.defaultParallelism
-    n_users = max(table.count() for table in (factors, segments) if table is not None)
     tasks = cores * max(-(-n_users // (cores * _USERS_PER_TASK)), 1)
     users = factors.repartition(tasks, C.USER).join(histories.repartition(tasks, C.USER), C.USER, "full")
     if segments is None:

@@ -73,7 +73,8 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
                 about["new"] = eligible.new_items(log, items, cfg.run.date, scoring.new_days)
             shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
             vectors = factors.select(F.col(C.ID).alias(C.USER), C.VECTOR)
-            users = driver.audience(vectors, driver.histories(events, items), segments)
+            about_users = max(factors.count(), 0 if segments is None else segments.count())
+            users = driver.audience(vectors, driver.histories(events, items), segments, about_users)
             passed = Observation()  # counts the users on their way, instead of once more beforehand
             counted = users.observe(passed, F.count(F.lit(1)).alias("users"))
             listed = driver.recommend(counted, shipped, job, columns.RECOMMENDATIONS)
@@ -112,45 +113,41 @@ def _job(
 
 
 def _similar_items(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
-    with driver.catalogue(lake.live_files(Tables.ITEM_FACTORS)) as items:
-        return _list_similar(spark, lake, cfg, items)
-
-
-def _list_similar(spark: SparkSession, lake: Lake, cfg: Config, items: Catalogue) -> list[LedgerRow]:
     scoring = cfg.scoring
-    rows, allow, _ = eligible.candidates(lake, scoring, items)
-    driver.unit_length(items)
-    nothing: dict[str, NDArray[Any]] = {
-        "popularity": np.zeros(len(items.ids), np.int64),
-        "category": eligible.categories(lake, scoring, items),
-    }
-    shipped = driver.ship(spark, items, allow, nothing)
     assert cfg.run.date is not None
-    rules = Rules(k=scoring.k, max_per_category=scoring.max_per_category, min_score=scoring.min_score)
-    none = {ALL: np.zeros(0, np.int32)}
-    job = Job(
-        run_date=cfg.run.date,
-        model_version=items.model_version,
-        rules=rules,
-        dim=items.dim,
-        cosine=True,
-        popular=none,
-    )
-    vectors = lake.read(Tables.ITEM_FACTORS).select(F.col(C.ID).alias(C.USER), C.VECTOR)
-    itself = vectors.select(C.USER, F.col(C.USER).alias(C.ITEM))
-    users = driver.audience(vectors, driver.histories(itself, items), None)
-    listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
-    renamed = listed.select(
-        C.RUN_DATE,
-        F.col(C.USER).alias(C.ITEM),
-        C.RANK,
-        F.col(C.ITEM).alias(C.SIMILAR),
-        C.SCORE,
-        C.MODEL_VERSION,
-    )
-    version = _publish(lake, Tables.SIMILAR_ITEMS, renamed, job)
-    asked = len(items.ids) * scoring.k
-    return [*rows, _ledger(Tables.SIMILAR_ITEMS, asked, lake.rows_written(Tables.SIMILAR_ITEMS, version), version)]
+    with driver.catalogue(lake.live_files(Tables.ITEM_FACTORS)) as items:
+        rows, allow, _ = eligible.candidates(lake, scoring, items)
+        driver.unit_length(items)
+        nothing: dict[str, NDArray[Any]] = {
+            "popularity": np.zeros(len(items.ids), np.int64),
+            "category": eligible.categories(lake, scoring, items),
+        }
+        shipped = driver.ship(spark, items, allow, nothing)
+        rules = Rules(k=scoring.k, max_per_category=scoring.max_per_category, min_score=scoring.min_score)
+        none = {ALL: np.zeros(0, np.int32)}
+        job = Job(
+            run_date=cfg.run.date,
+            model_version=items.model_version,
+            rules=rules,
+            dim=items.dim,
+            cosine=True,
+            popular=none,
+        )
+        vectors = lake.read(Tables.ITEM_FACTORS).select(F.col(C.ID).alias(C.USER), C.VECTOR)
+        itself = vectors.select(C.USER, F.col(C.USER).alias(C.ITEM))
+        users = driver.audience(vectors, driver.histories(itself, items), None, len(items.ids))
+        listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
+        renamed = listed.select(
+            C.RUN_DATE,
+            F.col(C.USER).alias(C.ITEM),
+            C.RANK,
+            F.col(C.ITEM).alias(C.SIMILAR),
+            C.SCORE,
+            C.MODEL_VERSION,
+        )
+        version = _publish(lake, Tables.SIMILAR_ITEMS, renamed, job)
+        asked = len(items.ids) * scoring.k
+        return [*rows, _ledger(Tables.SIMILAR_ITEMS, asked, lake.rows_written(Tables.SIMILAR_ITEMS, version), version)]
 
 
 def _publish(lake: Lake, table: str, rows: DataFrame, job: Job) -> int:
