@@ -9,11 +9,11 @@ from flmrec.evaluation.gain import CHOOSING_K, ndcg, next_item_ndcg
 from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend
 from flmrec.factorization.histories import Floats, Ints
 
-WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 PRIOR_EVENTS = (0.0, 1.0, 3.0, 10.0)
 _ROUNDS = 2
 _WORTH = 1.002  # a weight is changed for a gain of more than this factor, so that chance does not move it
-_START = {TOWER: 0.75, SEQUENTIAL: 1.0, LONG: 1.0, ALS: 0.5}  # what most data sets come close to
+_START = {TOWER: 3.0, SEQUENTIAL: 1.0, LONG: 1.0, ALS: 0.5}  # what most data sets come close to
 _COLD_START = {TOWER: 0.25, SEQUENTIAL: 0.25, LONG: 1.0, ALS: 0.25}
 
 

@@ -13,15 +13,18 @@ from torch import Tensor
 _MASKED = float("-inf")
 
 
-def full_softmax_loss(states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def full_softmax_loss(
+    states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0, *, bf16: bool = False
+) -> Tensor:
     """Cross-entropy of the next item over the whole catalogue.
 
     states: (P, D); factors: (n + 1, D), row 0 is padding and no candidate; bias: (n + 1,); targets: (P,) from 1.
     smoothing: 0..1, share of the target's probability that is spread evenly over the catalogue (Szegedy et al., CVPR
-    2016).
+    2016). bf16: the products, the larger part of the work, in bfloat16; the softmax is float32 all the same.
     """
-    logits = states @ factors.T + bias  # (P, n + 1)
-    return F.cross_entropy(logits[:, 1:], targets - 1, label_smoothing=smoothing)
+    with torch.autocast(states.device.type, torch.bfloat16, enabled=bf16):
+        logits = torch.addmm(bias[1:], states, factors[1:].T)  # (P, n)
+    return F.cross_entropy(logits.float(), targets - 1, label_smoothing=smoothing)
 
 
 def sampled_softmax_loss(

@@ -30,7 +30,7 @@ class TowerRecipe:
     dim: int = 64  # latent factors
     layers: int = 2
     heads: int = 2
-    length: int = 50  # newest events that the tower reads
+    length: int = 100  # newest events that the tower reads
     dropout: float = 0.4
     residual_dropout: float = 0.1  # share of items whose residual is dropped in a step
     sparse: bool = False  # residuals get sparse gradients: only the rows of a batch travel between ranks
@@ -47,7 +47,7 @@ class TowerRecipe:
     l1: float = 0.0  # of the residuals of a step's items
     l2: float = 0.0
     batch_size: int = 64  # windows a step over all ranks
-    max_epochs: int = 60
+    max_epochs: int = 50
     evaluate_every: int = 5  # epochs
     patience: int = 4  # evaluations without a gain after which training ends
 
@@ -149,12 +149,13 @@ def _stated(recipe: Any, **settings: Any) -> Any:
 def _tower(size: DataSize) -> TowerRecipe:
     if size.n_items > FULL_SOFTMAX_LIMIT:
         return TowerRecipe(
-            sparse=True, negatives=1024, batch_size=512, max_epochs=5, evaluate_every=1, learning_rate=1e-3, dropout=0.2
-        )
+            length=50, sparse=True, negatives=1024, batch_size=512, max_epochs=5, evaluate_every=1, learning_rate=1e-3,
+            dropout=0.2,
+        )  # fmt: skip
     if size.n_events > 500_000:
         return TowerRecipe(length=200, batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2)
     if size.n_windows > 5_000:
-        return TowerRecipe(batch_size=128, max_epochs=16, evaluate_every=4)
+        return TowerRecipe(length=50, batch_size=128, max_epochs=16, evaluate_every=4)
     return TowerRecipe()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flmrec.evaluation.gain import next_item_ndcg
+from flmrec.model.encoder import bf16_is_fast
 from flmrec.model.flm import Flm
 from flmrec.model.losses import adversarial_loss
 from flmrec.model.recipe import TowerRecipe
@@ -36,7 +37,7 @@ class NextItem:
         chance = torch.from_numpy(np.maximum(counts, 1) / max(counts.sum(), 1)).float()
         self.log_chance = chance.log().to(comm.device)  # (n + 1,) of being the next item of an event
         self.texts = torch.empty(0)
-        self.seed = seed
+        self.seed, self.bf16 = seed, bf16_is_fast(comm.device)
         dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -107,6 +108,7 @@ class NextItem:
                     log_chance=self.log_chance[items],
                     n_items=len(self.texts) - 1,
                     whole=not self.recipe.negatives,
+                    bf16=self.bf16,
                 ),
                 self.recipe,
             )

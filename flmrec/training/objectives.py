@@ -35,6 +35,7 @@ class Step:
     log_chance: Tensor  # (m,) log of the item's share in the events
     n_items: int  # of the catalogue
     whole: bool  # factors are those of the catalogue: row 0 is padding, row i is item i
+    bf16: bool = False  # products over the whole catalogue in bfloat16
 
 
 def step_loss(step: Step, recipe: TowerRecipe) -> Tensor:
@@ -46,7 +47,7 @@ def step_loss(step: Step, recipe: TowerRecipe) -> Tensor:
 def _softmax(step: Step, recipe: TowerRecipe) -> Tensor:
     smoothing = recipe.label_smoothing
     if step.whole:
-        return losses.full_softmax_loss(step.states, step.factors, step.bias, step.targets, smoothing)
+        return losses.full_softmax_loss(step.states, step.factors, step.bias, step.targets, smoothing, bf16=step.bf16)
     rows, log_q = step.negatives, step.bias.new_full((), len(step.negatives) / step.n_items).log()
     return losses.sampled_softmax_loss(
         step.states, step.factors[step.targets], step.bias[step.targets], step.factors[rows], step.bias[rows],

@@ -21,6 +21,20 @@ def test_smoothing_spreads_probability_over_the_catalogue():
     torch.testing.assert_close(found, expected)
 
 
+def test_softmax_in_bfloat16_has_the_loss_and_the_gradients_of_float32():
+    torch.manual_seed(0)
+    bias, targets = torch.randn(301), torch.randint(1, 301, (64,))
+    states, factors = torch.randn(64, 16, requires_grad=True), torch.randn(301, 16, requires_grad=True)
+    found = {}
+    for bf16 in (False, True):
+        loss = losses.full_softmax_loss(states, factors, bias, targets, bf16=bf16)
+        found[bf16] = [loss.detach(), *torch.autograd.grad(loss, (states, factors))]
+    for exact, rounded in zip(found[False], found[True], strict=True):
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02 * float(exact.abs().max()))
+    assert not torch.equal(found[True][1], found[False][1])
+
+
 def test_softmax_over_candidates_leaves_masked_ones_out():
     positive, negative = torch.tensor([1.0]), torch.tensor([[0.5, float("-inf"), -2.0]])
     log_p = torch.log_softmax(torch.tensor([1.0, 0.5, -2.0]), 0)
