@@ -63,7 +63,7 @@ class AlignmentRecipe:
     accumulate: int = 1  # steps whose gradients make one update
     warmup: float = 0.0  # share of the updates in which the learning rates rise; then they fall to 0
     scaling: Literal["none", "sqrt", "linear"] = "none"  # of the learning rates with the ranks
-    max_texts_per_epoch: int = 50_000
+    max_texts_per_epoch: int = 4_096  # drawn anew each epoch: what fine-tuning costs does not grow with the catalogue
     temperature: float = 1.0  # in standard deviations of the teacher's scores
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
