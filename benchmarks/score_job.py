@@ -34,7 +34,7 @@ from flmrec.stages import score
 from jobs.common import open_session
 
 SEEN, PARTS = 50, 16
-ALS_USERS = 16_384  # of more, recommendForUserSubset lists so many: the same code, and its cost grows with the users
+ALS_USERS = 8_192  # of more, recommendForUserSubset lists so many: the same code, and its cost grows with the users
 
 
 def settings(root: str, k: int, cores: int) -> Config:

@@ -21,6 +21,7 @@ class C:
     EPOCH, STEPS, LOSS = "epoch", "steps", "loss"
     REASONS, SHARE, SIMILAR = "reasons", "share", "similar_item_id"
     PROBABILITY = "probability"
+    PAIR, HISTORY = "pair", "history"
     MODEL, SLICE, METRIC, K, N_USERS = "model", "slice", "metric", "k", "n_users"
 
 
@@ -39,6 +40,7 @@ class Tables:
     ITEM_FACTORS, USER_FACTORS = "item_factors", "user_factors"
     RECOMMENDATIONS, SIMILAR_ITEMS = "recommendations", "similar_items"
     CLICK_SCORES = "click_scores"
+    RERANK_PAIRS, RERANK_LISTS, PAIR_SCORES = "rerank_pairs", "rerank_lists", "pair_scores"
 
 
 HOLDOUT, FULL = "holdout", "full"

@@ -44,6 +44,7 @@ from flmrec.config.ranking import (
     FactorizationConfig,
     ScoringConfig,
 )
+from flmrec.config.reranking import RerankConfig
 from flmrec.config.schema import Config
 from flmrec.config.sources import (
     Categorical,
@@ -75,6 +76,7 @@ __all__ = [
     "PretrainLosses",
     "PretrainSource",
     "QualityConfig",
+    "RerankConfig",
     "RobotRule",
     "Rule",
     "RunConfig",

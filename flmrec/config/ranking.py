@@ -48,6 +48,8 @@ class ScoringConfig:
     min_score: float | None = None
     new_share: float = 0.0  # of each list: what new items get at least, at its end, if not by their score; 0 to 1
     new_days: float = 14.0  # an item is new until so many days after its first event, by run.date; without events too
+    # the best so many of a list are put into another order by the cross-encoder of jobs/rerank.py; 0: none are
+    rerank: int = 0
     reasons: bool = False  # column `reasons`: items of the history and their shares in the score
     index: Literal["exact", "ivf", "hnsw"] = "exact"  # the approximate ones are for tens of millions of items
     probes: int = 32  # of the approximate index: clusters (ivf) or places (hnsw) that are visited
@@ -74,6 +76,10 @@ def scoring_faults(scoring: ScoringConfig) -> list[str]:
         faults.append(f"scoring.new_share must be from 0 to 1, got {scoring.new_share}")
     if scoring.new_share and scoring.max_per_category:
         faults.append("scoring.new_share cannot keep scoring.max_per_category: set one of them")
+    if scoring.rerank and not scoring.k <= scoring.rerank <= 1000:
+        faults.append(f"scoring.rerank must be from scoring.k={scoring.k} to 1000, or 0, got {scoring.rerank}")
+    if scoring.rerank and (scoring.new_share or scoring.diversity or scoring.min_score is not None):
+        faults.append("scoring.rerank undoes new_share, diversity and min_score: set it or them")
     if (scoring.category is None) != (scoring.max_per_category is None):
         faults.append("scoring.category and scoring.max_per_category go together")
     for key, value in (("max_per_category", scoring.max_per_category), ("probes", scoring.probes)):

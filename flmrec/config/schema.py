@@ -18,6 +18,7 @@ from flmrec.config.operation import LakeConfig, RunConfig, SparkConfig
 from flmrec.config.pretraining import PretrainConfig, pretrain_faults
 from flmrec.config.quality import QualityConfig, quality_faults
 from flmrec.config.ranking import FactorizationConfig, ScoringConfig, factorization_faults, scoring_faults
+from flmrec.config.reranking import RerankConfig, rerank_faults
 from flmrec.config.sources import SourceConfig, source_faults
 from flmrec.config.strict import STRICT
 from flmrec.errors import UsageError
@@ -38,6 +39,7 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
 
@@ -54,6 +56,6 @@ def check(config: Config, where: str) -> None:
             faults.append(f"{key} must be at least 1, got {value}")
     faults += scoring_faults(config.scoring) + model_faults(config.model) + evaluation_faults(config.evaluation)
     faults += pretrain_faults(config.pretrain) + training_faults(config.training)
-    faults += factorization_faults(config.factorization) + tune_faults(config.tune)
+    faults += factorization_faults(config.factorization) + tune_faults(config.tune) + rerank_faults(config.rerank)
     if faults:
         raise UsageError(f"{where}: {'; '.join(faults)}. Correct the file or the override and run again.")

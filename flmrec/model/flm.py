@@ -60,8 +60,8 @@ class Flm(nn.Module):
         return residual + self.content_factors(texts, attributes)
 
     def content_factors(self, texts: Tensor, attributes: Tensor) -> Tensor:
-        """W f(x) + T a: what a cold item has. (n, D)."""
-        factors = self.text(texts)
+        """W f(x) + T a: what a cold item has. (n, D) float32; texts may be bfloat16, whose product is faster."""
+        factors = nn.functional.linear(texts, self.text.weight.to(texts.dtype)).float()
         return factors if self.attributes is None else factors + self.attributes(attributes)
 
     def states(self, history: Tensor, factors: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class AlignmentRecipe:
     warmup: float = 0.0  # share of the updates in which the learning rates rise; then they fall to 0
     scaling: Literal["none", "sqrt", "linear"] = "none"  # of the learning rates with the ranks
     max_texts_per_epoch: int = 4_096  # drawn anew each epoch: what fine-tuning costs does not grow with the catalogue
+    share_of_histories: float = 0.5  # of a step's texts: items that the step's users had, instead of any
     temperature: float = 1.0  # in standard deviations of the teacher's scores
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
@@ -155,7 +156,7 @@ def _tower(size: DataSize) -> TowerRecipe:
     if size.n_events > 500_000:
         return TowerRecipe(length=200, batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2)
     if size.n_windows > 5_000:
-        return TowerRecipe(length=50, batch_size=128, max_epochs=16, evaluate_every=4)
+        return TowerRecipe(length=50, batch_size=128, max_epochs=32, evaluate_every=4)
     return TowerRecipe()
 
 

@@ -32,7 +32,7 @@ from flmrec.scoring.files import open_items
 from flmrec.scoring.rules import Rules
 from flmrec.scoring.topk import search
 from flmrec.scoring.worker import ALL, SEEN, SEGMENT, Job, ragged
-from flmrec.stages import eligible
+from flmrec.stages import eligible, rerank
 
 _KINDS = 5  # model versions or dimensions that a message names
 _JUDGED_USERS = 500  # users whose approximate lists are compared with the exact ones
@@ -49,6 +49,8 @@ def run(spark: SparkSession, cfg: Config) -> None:
 def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
     scoring = cfg.scoring
     assert cfg.run.date is not None
+    if scoring.rerank:
+        rerank.newest(lake)  # says so at once where there is none
     factors = lake.read(Tables.USER_FACTORS)
     events = lake.read(Tables.INTERACTIONS).select(C.USER, C.ITEM)
     segments = _segments(lake, scoring)
@@ -60,7 +62,7 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
             _refuse_other_models(kinds.result(), items)
             counts = eligible.popularity(counting.result(), items)
             rows, allow, allowed = eligible.candidates(lake, scoring, items)
-            popular = eligible.popular_lists(counts, allow, allowed, scoring.k)
+            popular = eligible.popular_lists(counts, allow, allowed, max(scoring.k, scoring.rerank))
             job = _job(cfg, items, allowed, popular)
             if scoring.debias:
                 items = driver.with_column(items, (-scoring.debias * np.log1p(counts[ALL])).astype(np.float32))
@@ -78,6 +80,9 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
             passed = Observation()  # counts the users on their way, instead of once more beforehand
             counted = users.observe(passed, F.count(F.lit(1)).alias("users"))
             listed = driver.recommend(counted, shipped, job, columns.RECOMMENDATIONS)
+            if scoring.rerank:
+                lake.pinned[Tables.RERANK_LISTS] = _publish(lake, Tables.RERANK_LISTS, listed, job)
+                listed = rerank.reordered(lake, cfg)
             version = _publish(lake, Tables.RECOMMENDATIONS, listed, job)
             n_users, n_rows = passed.get["users"], lake.rows_written(Tables.RECOMMENDATIONS, version)
             _say_short(n_users * scoring.k - n_rows, n_users, scoring.k)
@@ -95,7 +100,7 @@ def _job(
         run_date=cfg.run.date,
         model_version=items.model_version,
         rules=Rules(
-            k=scoring.k,
+            k=max(scoring.k, scoring.rerank),
             max_per_category=scoring.max_per_category,
             diversity=scoring.diversity,
             min_score=scoring.min_score,

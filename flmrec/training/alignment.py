@@ -111,7 +111,7 @@ class Aligner:
         order = order[: self.recipe.alignment.max_texts_per_epoch]
         parts = np.array_split(order, max(1, self._updates()) * self.comm.size)[self.comm.rank :: self.comm.size]
         self.chunks = parts if self._updates() else []
-        self.steps, self.done_steps = steps, 0
+        self.epoch, self.steps, self.done_steps = epoch, steps, 0
         self.losses: list[float] = []
 
     def step(self, windows: Tensor) -> None:
@@ -120,7 +120,18 @@ class Aligner:
         self.done_steps += 1
         for place in range(first, last):
             due = (place + 1) % self.recipe.alignment.accumulate == 0 or place + 1 == len(self.chunks)
-            self._update(windows.to(self.comm.device), self.chunks[place], due=due)
+            items = self._with_neighbours(self.chunks[place], windows.numpy(), place)
+            self._update(windows.to(self.comm.device), items, due=due)
+
+    def _with_neighbours(self, planned: np.ndarray, windows: np.ndarray, place: int) -> np.ndarray:
+        """The planned texts, of which a share gives way to items that the users of the windows had.
+
+        In a large catalogue a user likes hardly one of a few random items: the teacher's scores of these are noise.
+        """
+        rng = np.random.default_rng([self.seed, self.epoch, self.comm.rank, place])
+        own = np.intersect1d(windows, self.candidates)
+        n_own = min(len(own), round(self.recipe.alignment.share_of_histories * len(planned)))
+        return np.union1d(planned[: len(planned) - n_own], rng.permutation(own)[:n_own])
 
     def _update(self, windows: Tensor, items: np.ndarray, *, due: bool) -> None:
         """Adds the gradients of these texts; takes the step where it is due."""

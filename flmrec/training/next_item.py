@@ -36,7 +36,7 @@ class NextItem:
         self.attributes = torch.from_numpy(attributes).to(comm.device)
         chance = torch.from_numpy(np.maximum(counts, 1) / max(counts.sum(), 1)).float()
         self.log_chance = chance.log().to(comm.device)  # (n + 1,) of being the next item of an event
-        self.texts = torch.empty(0)
+        self.texts = self.texts_of_steps = torch.empty(0)
         self.seed, self.bf16 = seed, bf16_is_fast(comm.device)
         dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -66,6 +66,7 @@ class NextItem:
     def set_texts(self, vectors: Tensor) -> None:
         """New raw text vectors (n + 1, H); the scale of the first ones is kept."""
         self.texts = self.flm.scaled_texts(vectors.to(self.comm.device))
+        self.texts_of_steps = self.texts.bfloat16() if self.bf16 else self.texts
 
     def step(self, windows: Tensor) -> float:
         """One update from (B, W) windows, oldest item first, 0 = padding. Returns the loss of this rank, nats."""
@@ -90,7 +91,7 @@ class NextItem:
             residual = self.flm.residual(history.new_zeros(1)).sum()  # sparse where those of the other ranks are
             return (torch.stack(dense).sum() + residual) * 0
         items, of_history, of_targets, negatives = self._looked_up(history, targets)
-        factors = self.flm.item_factors(self.texts[items], self.attributes[items], items)
+        factors = self.flm.item_factors(self.texts_of_steps[items], self.attributes[items], items)
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
         known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
         owners = present.nonzero()[:, 0]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flmrec.model import losses
 
@@ -19,6 +20,21 @@ def test_smoothing_spreads_probability_over_the_catalogue():
     expected = -(0.8 * log_p[torch.arange(3), targets - 1] + 0.2 * log_p.mean(1)).mean()
     found = losses.full_softmax_loss(states, factors, bias, targets, smoothing=0.2)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_softmax_has_the_gradients_of_cross_entropy_over_any_number_of_blocks(smoothing):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((300, 5), (41, 5), (41,))]  # three blocks
+    targets = torch.randint(1, 41, (300,))
+    states, factors, bias = inputs
+    plain = F.cross_entropy((states @ factors.T + bias)[:, 1:], targets - 1, label_smoothing=smoothing)
+    ours = losses.full_softmax_loss(states, factors, bias, targets, smoothing)
+    torch.testing.assert_close(ours, plain)
+    for expected, found in zip(
+        torch.autograd.grad(3 * plain, inputs), torch.autograd.grad(3 * ours, inputs), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_softmax_in_bfloat16_has_the_loss_and_the_gradients_of_float32():
