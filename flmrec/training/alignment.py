@@ -120,18 +120,10 @@ class Aligner:
         self.done_steps += 1
         for place in range(first, last):
             due = (place + 1) % self.recipe.alignment.accumulate == 0 or place + 1 == len(self.chunks)
-            items = self._with_neighbours(self.chunks[place], windows.numpy(), place)
+            rng = np.random.default_rng([self.seed, self.epoch, self.comm.rank, place])
+            share = self.recipe.alignment.share_of_histories
+            items = mixed_texts(self.chunks[place], np.intersect1d(windows.numpy(), self.candidates), share, rng)
             self._update(windows.to(self.comm.device), items, due=due)
-
-    def _with_neighbours(self, planned: np.ndarray, windows: np.ndarray, place: int) -> np.ndarray:
-        """The planned texts, of which a share gives way to items that the users of the windows had.
-
-        In a large catalogue a user likes hardly one of a few random items: the teacher's scores of these are noise.
-        """
-        rng = np.random.default_rng([self.seed, self.epoch, self.comm.rank, place])
-        own = np.intersect1d(windows, self.candidates)
-        n_own = min(len(own), round(self.recipe.alignment.share_of_histories * len(planned)))
-        return np.union1d(planned[: len(planned) - n_own], rng.permutation(own)[:n_own])
 
     def _update(self, windows: Tensor, items: np.ndarray, *, due: bool) -> None:
         """Adds the gradients of these texts; takes the step where it is due."""
@@ -209,3 +201,12 @@ class Aligner:
                 if parameter.requires_grad:
                     parameter.copy_(state[name])
         self.vectors = state["vectors"]
+
+
+def mixed_texts(planned: np.ndarray, own: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """As many items as `planned` at most, of which up to `share` are some of `own`, the items that the users had.
+
+    In a large catalogue a user likes hardly one of a few random items: the teacher's scores of these are noise.
+    """
+    n_own = min(len(own), round(share * len(planned)))
+    return np.union1d(planned[: len(planned) - n_own], rng.permutation(own)[:n_own])
