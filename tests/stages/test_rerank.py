@@ -15,7 +15,7 @@ from flmrec.config import Config
 from flmrec.errors import UsageError
 from flmrec.lake import Lake
 from flmrec.stages import encode, factorize, rerank, score
-from tests.stages.model_lake import N_USERS, write_lake
+from tests.stages.model_lake import N_USERS, TEXTS, write_lake
 
 K, LONG, NEGATIVES = 3, 7, 3
 
@@ -54,10 +54,10 @@ def lists(spark: SparkSession, cfg: Config) -> dict[str, list[tuple[str, float]]
 
 
 def n_distinct_pairs(spark: SparkSession, cfg: Config) -> int:
-    """Of the newest two events and a listed item; the quiet user has no history."""
+    """Of the texts of the newest two events and a listed item; the quiet user has no history."""
     lake = Lake(spark, cfg.lake)
     events = lake.read(Tables.INTERACTIONS).toPandas().sort_values(C.EVENT_TS)
-    last = events.groupby(C.USER)[C.ITEM].apply(lambda items: tuple(items[-2:]))
+    last = events.groupby(C.USER)[C.ITEM].apply(lambda items: tuple(TEXTS[item] for item in items[-2:]))
     listed = lake.read(Tables.RERANK_LISTS).where(f"{C.USER} != 'quiet user'").toPandas()
     assert len(listed) == N_USERS * LONG
     return len({(last[user], item) for user, item in zip(listed[C.USER], listed[C.ITEM], strict=True)})
