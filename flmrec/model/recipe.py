@@ -47,7 +47,7 @@ class TowerRecipe:
     l1: float = 0.0  # of the residuals of a step's items
     l2: float = 0.0
     batch_size: int = 64  # windows a step over all ranks
-    max_epochs: int = 50
+    max_epochs: int = 40
     evaluate_every: int = 5  # epochs
     patience: int = 4  # evaluations without a gain after which training ends
 

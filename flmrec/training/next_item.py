@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flmrec.evaluation.gain import next_item_ndcg
+from flmrec.evaluation.gain import CHOOSING_K, next_item_ndcg
 from flmrec.model.encoder import bf16_is_fast
 from flmrec.model.flm import Flm
 from flmrec.model.losses import adversarial_loss
@@ -141,7 +141,7 @@ class NextItem:
 
     @torch.no_grad()
     def ndcg(self, validation: Validation) -> float:
-        """NDCG@10 of the users' next events over the whole catalogue without what they have seen; the ranks share."""
+        """NDCG@100 of the users' next events, in the whole catalogue without what they have seen; the ranks share."""
         self.flm.eval()
         factors = self.flm.item_factors(self.texts, self.attributes)
         own = np.arange(self.comm.rank, len(validation.targets), self.comm.size)
@@ -151,7 +151,7 @@ class NextItem:
             history = newest(validation, users, self.recipe.length).to(self.comm.device)
             scores = self.flm.states(history, factors[history])[:, -1] @ factors.T + self.flm.bias
             seen = [validation.histories.of_user(user) for user in users]
-            total += next_item_ndcg(scores.cpu().numpy(), seen, validation.targets[users]).sum()
+            total += next_item_ndcg(scores.cpu().numpy(), seen, validation.targets[users], CHOOSING_K).sum()
         return sum(self.comm.allgather(float(total))) / len(validation.targets)
 
     def state(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flmrec.columns import C
 from flmrec.errors import TrainingError
+from flmrec.evaluation.gain import CHOOSING_K
 from flmrec.model import artifact
 from flmrec.model.flm import Flm
 from flmrec.model.recipe import Recipe
@@ -70,7 +71,7 @@ class FitResult:
     epochs: int = 0  # chosen
     aligned_epochs: int = 0  # chosen
     linear: dict[str, Any] = field(default_factory=dict)  # settings of the linear models, as prepared
-    validation: dict[int, float] = field(default_factory=dict)  # epoch: NDCG@10 of the tower
+    validation: dict[int, float] = field(default_factory=dict)  # epoch: NDCG@100 of the tower
     cold_validation: dict[int, float] = field(default_factory=dict)  # epochs of alignment: NDCG@10 of pseudo-cold items
     alignment_loss: dict[int, float] = field(default_factory=dict)  # epoch: mean KL to the teacher, nats
 
@@ -245,7 +246,7 @@ class _Run:
             ndcg = self.trainer.ndcg(self.warm)
             self.result.validation[epoch] = ndcg
             self.best_warm.offer(epoch, ndcg, self.trainer.state)
-        return f", NDCG@10 {ndcg:.4f}"
+        return f", NDCG@{CHOOSING_K} {ndcg:.4f}"
 
     def _batches(self, epoch: int) -> Iterator[Block]:
         job, comm = self.job, self.comm
