@@ -74,8 +74,8 @@ class NewUsers:
 
 
 def main() -> int:
-    args, overrides = _arguments()
-    cfg = config.load(args.config, [*overrides, "evaluation.protocol=user_cold"])
+    args = _arguments()
+    cfg = config.load(args.config, [*args.overrides, "evaluation.protocol=user_cold"])
     spark = open_session(cfg, "flmrec-cold-users")
     lake = Lake(spark, cfg.lake)
     folder = versions.folder_of(lake, cfg, HOLDOUT)
@@ -147,12 +147,11 @@ def _als(train: pd.DataFrame, new: NewUsers, n_events: int, *, rank: int, reg: f
     return fitted.user_factors[n_known:] @ fitted.item_factors.T
 
 
-def _arguments() -> tuple[argparse.Namespace, list[str]]:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_args()
-    return args, args.overrides
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

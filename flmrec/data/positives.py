@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from flmrec.columns import EXAMPLES, C
 from flmrec.config import PositivesConfig
 
-_POPULARITY_POWER = 0.75  # Mikolov et al. 2013
+POPULARITY_POWER = 0.75  # Mikolov et al. 2013
 _DAY_S = 86_400
 _MAX_DRAWS = 32  # times the negatives that are still missing
 
@@ -54,12 +54,17 @@ def examples(events: DataFrame, cfg: PositivesConfig, popularity: np.ndarray, se
             F.collect_set(C.ITEM_IDX).alias("seen"),
             F.sort_array(F.collect_list(F.when(F.col(C.LABEL) == 1, F.col(C.EVENT_TS)))).alias("times"),
         )
-        power = _POPULARITY_POWER if cfg.negatives == "popularity" else 0.0
-        chance = np.where(popularity > 0, popularity.astype(float) ** power, 0.0)
-        chance[0] = 0.0
-        draw = partial(_negatives, ranges=np.cumsum(chance), per_positive=cfg.negatives_per_positive, seed=seed)
+        ranges = chances(popularity, POPULARITY_POWER if cfg.negatives == "popularity" else 0.0)
+        draw = partial(_negatives, ranges=ranges, per_positive=cfg.negatives_per_positive, seed=seed)
         labelled = labelled.unionByName(by_user.mapInArrow(draw, EXAMPLES))
     return _balanced(labelled) if cfg.balance else labelled
+
+
+def chances(popularity: np.ndarray, power: float) -> np.ndarray:
+    """(n + 1,) running sums of the items' chances to be drawn: events ** power, none for items without events."""
+    chance = np.where(popularity > 0, popularity.astype(float) ** power, 0.0)
+    chance[0] = 0.0
+    return np.cumsum(chance)
 
 
 def _negatives(

@@ -63,7 +63,7 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool 
 
     torch.set_num_threads(1)  # a task has one core
     encoder = None
-    device = own_device(_task_place())
+    device = own_device(task_place())
     for batch in batches:
         if encoder is None:
             encoder = artifact.load_text_encoder(Path(folder)).to(device)
@@ -84,7 +84,7 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool 
         yield pa.RecordBatch.from_arrays([batch.column(C.CONTENT_HASH), values], [C.CONTENT_HASH, C.VECTOR])
 
 
-def _task_place() -> int:
+def task_place() -> int:
     """The number of this task among those that run, to choose among several GPUs."""
     from pyspark import TaskContext
 

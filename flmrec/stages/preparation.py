@@ -92,7 +92,7 @@ def _validation(lake: Lake, cfg: Config, histories: Histories) -> Validation | N
     """The first validation event of the users that have a history; None where the protocol gives no such users."""
     parts = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
     held = parts.where(F.col(C.SPLIT) == split.VALIDATION)
-    targets = _first_events(lake, held).toArrow()
+    targets = first_events(lake, held).toArrow()
     users = targets.column(C.USER_IDX).to_numpy().astype(np.int64)
     items = targets.column(C.ITEM_IDX).to_numpy().astype(np.int64)
     fair = (histories.lengths[users] > 0) & (histories.item_counts()[items] > 0)
@@ -103,7 +103,8 @@ def _validation(lake: Lake, cfg: Config, histories: Histories) -> Validation | N
     return Validation(histories.of_users(users[chosen]), items[chosen])
 
 
-def _first_events(lake: Lake, events: DataFrame) -> DataFrame:
+def first_events(lake: Lake, events: DataFrame) -> DataFrame:
+    """(user_idx, item_idx) of each user's oldest of the events, by user."""
     order = Window.partitionBy(C.USER).orderBy(*split.event_order())
     first = events.withColumn("place", F.row_number().over(order)).where("place = 1")
     numbered = first.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)

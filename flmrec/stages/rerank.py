@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from flmrec.data import positives, split
 from flmrec.errors import DataContractError, UsageError
 from flmrec.evaluation.truth import ALL
 from flmrec.factorization.factors import load_user_side
+from flmrec.factorization.factors import newest as newest_events
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import cross_encoder
 from flmrec.progress import console
 from flmrec.scoring.topk import top_k
 from flmrec.scoring.worker import MODEL
-from flmrec.stages import finetune, matrices, versions
+from flmrec.stages import encode, finetune, matrices, preparation, versions
 from flmrec.text.tokenization import tokenizer_ref
 from flmrec.training import checkpoint, reader
 from flmrec.training.cross_encoder import CrossJob, train
@@ -52,7 +53,6 @@ _PAIRS = f"{C.ITEM_IDX} ARRAY<INT>, {C.LABEL} FLOAT"
 _SCORED = f"{C.PAIR} STRING, {C.SCORE} FLOAT"
 _WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 _WORTH = 1.005  # a weight is raised for a gain of more than this factor
-_POWER = 0.75  # of popularity, for negatives
 _FILES_PER_RANK = 4
 _JUDGED_K = 10
 _TASK_ROWS = 2_000  # pairs that a task holds at once
@@ -72,14 +72,15 @@ def run(spark: SparkSession, cfg: Config) -> None:
         console.print(f"  cross-encoder {version} is there already")
         return
     histories = matrices.histories(lake, matrices.positives(lake, cfg, HOLDOUT))
+    juries = _juries(lake, cfg, histories)
     written = _write_pairs(lake, cfg, histories)
     working = checkpoint.working_folder(lake.models_folder(), version)
     finetune.make_folder(working)
     results: list[list[EpochRow]] = launch(spark, cfg.training, train, _job(lake, cfg, base, working, histories))
-    rows = [asdict(row) for of_rank in results for row in of_rank]
-    finetune.check_rows([EpochRow(**row) for row in rows], written.rows_out, lake.name(Tables.RERANK_PAIRS))
-    epochs = finetune.record_epochs(lake, cfg.run.id, version, rows)
-    judged = _judge(lake, cfg, base, working, histories)
+    rows = [row for of_rank in results for row in of_rank]
+    finetune.check_rows(rows, written.rows_out, lake.name(Tables.RERANK_PAIRS))
+    epochs = finetune.record_epochs(lake, cfg.run.id, version, [asdict(row) for row in rows])
+    judged = _judge(lake, cfg, base, working, juries)
     about = {"base": base.name, "history_events": cfg.rerank.history_events} | judged
     (working / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     checkpoint.publish(working, final)
@@ -110,10 +111,9 @@ def _write_pairs(lake: Lake, cfg: Config, histories: Histories) -> LedgerRow:
         users = users.where(F.pmod(F.xxhash64(F.lit(cfg.run.seed), C.USER_IDX), F.lit(1_000_000)) < kept)
     ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX)))[C.ITEM_IDX]
     own = users.groupBy(C.USER_IDX).agg(ordered.alias(C.HISTORY))
-    chances = histories.item_counts().astype(float) ** _POWER
-    chances[0] = 0.0
+    ranges = positives.chances(histories.item_counts(), positives.POPULARITY_POWER)
     make = partial(
-        pairs_of, ranges=np.cumsum(chances), length=plan.history_events, newest=plan.examples_per_user,
+        pairs_of, ranges=ranges, length=plan.history_events, newest=plan.examples_per_user,
         negatives=plan.negatives, seed=cfg.run.seed,
     )  # fmt: skip
     rows = own.mapInArrow(make, _PAIRS)
@@ -171,29 +171,53 @@ def _job(lake: Lake, cfg: Config, base: Path, folder: Path, histories: Histories
     )
 
 
-def _judge(lake: Lake, cfg: Config, base: Path, folder: Path, train_histories: Histories) -> dict[str, float]:
-    """The weight that validation chooses, and NDCG@10 on test with and without it."""
+@dataclass(frozen=True)
+class Jury:
+    """Users that a list is judged by."""
+
+    histories: Histories  # of these users, numbered 0..
+    targets: Ints  # (users,) what each chose next
+
+
+def _juries(lake: Lake, cfg: Config, train_histories: Histories) -> dict[str, Jury]:
+    """Part of the split: its jury. Raises DataContractError where a part has none."""
     known = matrices.histories(lake, matrices.known_positives(lake, cfg, HOLDOUT))
+    parts = {split.VALIDATION: train_histories, split.TEST: known}
+    return {part: _jury(lake, cfg, part, histories) for part, histories in parts.items()}
+
+
+def _jury(lake: Lake, cfg: Config, part: str, histories: Histories) -> Jury:
+    """A sample of the users with a history, and the first event of theirs in a part of the split."""
+    events = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation).where(F.col(C.SPLIT) == part)
+    liked = positives.weigh(events, cfg.source.interactions.events, cfg.positives)
+    first = preparation.first_events(lake, liked).toArrow()
+    users, targets = (first.column(name).to_numpy().astype(np.int64) for name in (C.USER_IDX, C.ITEM_IDX))
+    served = np.flatnonzero(histories.lengths[users] > 0)
+    drawn = np.sort(np.random.default_rng(cfg.run.seed).permutation(served)[: cfg.rerank.judged_users])
+    if not len(drawn):
+        raise DataContractError(
+            f"The {cfg.evaluation.protocol} split has no {part} event of a user with a history: the weight of the "
+            "cross-encoder cannot be chosen; take evaluation.protocol=leave_one_out."
+        )
+    return Jury(histories.of_users(users[drawn]), targets[drawn])
+
+
+def _judge(lake: Lake, cfg: Config, base: Path, folder: Path, juries: dict[str, Jury]) -> dict[str, float]:
+    """The weight that validation chooses, and NDCG@10 on test with and without it."""
+    side, n_items = load_user_side(base), matrices.n_items(lake)
     items = matrices.vectors(
-        lake, table_of(Tables.ITEM_FACTORS, HOLDOUT), Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, known.n_items + 1,
-        sum(len(spread) for spread in load_user_side(base).spreads.values()),
+        lake, table_of(Tables.ITEM_FACTORS, HOLDOUT), Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, n_items + 1,
+        sum(len(spread) for spread in side.spreads.values()),
     )  # fmt: skip
     found = {}
-    for part, histories in ((split.VALIDATION, train_histories), (split.TEST, known)):
-        users, targets = _targets(lake, cfg, part, histories)
-        if not len(users):
-            raise DataContractError(
-                f"The {cfg.evaluation.protocol} split has no {part} event of a user with a history: the weight of the "
-                "cross-encoder cannot be chosen; take evaluation.protocol=leave_one_out."
-            )
-        own = histories.of_users(users)
+    for part, jury in juries.items():
+        own = jury.histories
         best, scores = top_k(
-            load_user_side(base).vectors(own), items[1:], min(cfg.scoring.rerank, known.n_items),
-            exclude=(own.starts, own.items - 1),
-        )  # fmt: skip
+            side.vectors(own), items[1:], min(cfg.scoring.rerank, n_items), exclude=(own.starts, own.items - 1)
+        )
         lists = np.where(best >= 0, best + 1, 0).astype(np.int64)
         crossed = _cross_scores(lake, cfg, folder, own, lists)
-        found[part] = [_ndcg(lists, scores, crossed, targets, weight) for weight in _WEIGHTS]
+        found[part] = [_ndcg(lists, scores, crossed, jury.targets, weight) for weight in _WEIGHTS]
     quality = [float(values.mean()) for values in found[split.VALIDATION]]
     chosen = 0
     for place, value in enumerate(quality):
@@ -209,24 +233,9 @@ def _judge(lake: Lake, cfg: Config, base: Path, folder: Path, train_histories: H
     }
 
 
-def _targets(lake: Lake, cfg: Config, part: str, histories: Histories) -> tuple[Ints, Ints]:
-    """Users with a history, a sample of them, and the first event of theirs in a part of the split."""
-    events = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation).where(F.col(C.SPLIT) == part)
-    liked = positives.weigh(events, cfg.source.interactions.events, cfg.positives)
-    first = matrices.placed_events(lake, liked).where("place = 1").select(C.USER_IDX, C.ITEM_IDX).toPandas()
-    first = first[histories.lengths[first[C.USER_IDX]] > 0].sort_values(C.USER_IDX)
-    drawn = np.random.default_rng(cfg.run.seed).permutation(len(first))[: cfg.rerank.judged_users]
-    chosen = first.iloc[np.sort(drawn)]
-    return chosen[C.USER_IDX].to_numpy(np.int64), chosen[C.ITEM_IDX].to_numpy(np.int64)
-
-
 def _cross_scores(lake: Lake, cfg: Config, folder: Path, histories: Histories, lists: Ints) -> Floats:
     """(users, k) z of each user's list, by Spark's tasks; NaN where a list is short."""
-    length = cfg.rerank.history_events
-    padded = np.zeros((histories.n_users, length), dtype=np.int64)
-    for user in range(histories.n_users):
-        own = histories.of_user(user)[-length:]
-        padded[user, length - len(own) :] = own
+    padded = newest_events(histories, np.arange(histories.n_users), cfg.rerank.history_events)
     rows, places = np.nonzero(lists)
     frame = pd.DataFrame(
         {
@@ -262,18 +271,27 @@ def _scored(lake: Lake, pairs: DataFrame, folder: Path, n_items: int) -> DataFra
     files = reader.scan(lake.live_files(Tables.ITEM_TOKENS))
     tasks = lake.spark.sparkContext.defaultParallelism
     judge = partial(score_partition, folder=str(folder), item_tokens=files, n_items=n_items)
-    return pairs.repartition(tasks, C.PAIR).mapInArrow(judge, _SCORED)
+    # in an order of their own, so that the same pairs come in the same batches, which bfloat16 does not forget
+    return pairs.repartition(tasks, C.PAIR).sortWithinPartitions(C.PAIR).mapInArrow(judge, _SCORED)
 
 
 def score_partition(
     batches: Iterator[pa.RecordBatch], folder: str, item_tokens: list[DataFile], n_items: int
 ) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: (pair, item_idx) to (pair, score); the model is loaded once."""
+    """For mapInArrow: (pair, item_idx) to (pair, score); the model is loaded once, and not where there is no pair."""
     import torch
 
+    from flmrec.training.comm import own_device
+
     torch.set_num_threads(1)  # a task has one core
-    model, texts = cross_encoder.load(Path(folder)), Texts.read(item_tokens, n_items)
+    loaded = None
     for batch in batches:
+        if not batch.num_rows:
+            continue
+        if loaded is None:
+            device = own_device(encode.task_place())
+            loaded = cross_encoder.load(Path(folder)).to(device), Texts.read(item_tokens, n_items)
+        model, texts = loaded
         for first in range(0, batch.num_rows, _TASK_ROWS):
             some = batch.slice(first, _TASK_ROWS)
             items = some.column(C.ITEM_IDX).flatten().to_numpy().astype(np.int64).reshape(some.num_rows, -1)
@@ -285,12 +303,15 @@ def reordered(lake: Lake, cfg: Config) -> DataFrame:
     """Tonight's `rerank_lists` in the order of factors and cross-encoder, the best scoring.k of each.
 
     Pairs of a history and an item whose texts were judged by this cross-encoder before are taken from `pair_scores`,
-    which holds the pairs of the last night afterwards. Lists that are not by the model keep their order.
+    which holds the pairs of the last night afterwards. Lists that are not by the model keep their order, and so do all
+    with weight 0.
     """
     folder = newest(lake)
     about = _about(folder)
     weight = float(about["weight"])
     lists = lake.read(Tables.RERANK_LISTS)
+    if not weight:
+        return lists.where(F.col(C.RANK) <= cfg.scoring.k)
     pairs = _tonight(lake, cfg, lists.where(F.col(C.SOURCE) == MODEL), folder.name, int(about["history_events"]))
     known = None
     if lake.exists(Tables.PAIR_SCORES):
@@ -321,7 +342,9 @@ def _standard_of(name: str, own: WindowSpec) -> Column:
 
 def newest(lake: Lake) -> Path:
     """The newest cross-encoder. Raises UsageError where there is none."""
-    found = [folder for folder in lake.models_folder().glob(f"{PREFIX}*") if (folder / ABOUT).exists()]
+    found = [
+        path.parent for path in lake.models_folder().glob(f"{PREFIX}*/{ABOUT}") if checkpoint.is_whole(path.parent)
+    ]
     if not found:
         raise UsageError(
             f"scoring.rerank needs a cross-encoder, and {lake.models_folder()} has none: run jobs/rerank.py first."

@@ -21,6 +21,7 @@ from flmrec.errors import TrainingError
 from flmrec.training.comm import Communicator
 
 _FILE = "checkpoint.safetensors"
+_PARTIAL = ".partial"  # behind the name of a version in the making
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Checkpoint:
 
 
 def working_folder(models: Path, version: str) -> Path:
-    return models / f"{version}.partial"
+    return models / f"{version}{_PARTIAL}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the folder was published, and is not what a crash has left."""
+    return folder.suffix != _PARTIAL
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

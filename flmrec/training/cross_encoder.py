@@ -22,10 +22,11 @@ from flmrec.text.tokenization import TokenizerRef
 from flmrec.training.comm import Communicator
 from flmrec.training.inputs import Texts
 from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
+from flmrec.training.schedule import rise_and_fall
 from flmrec.training.worker import EpochRow
 
 COLUMNS = [C.ITEM_IDX, C.LABEL]
-_WARM_UP, _WEIGHT_DECAY, _MAX_GRADIENT_NORM = 0.1, 0.01, 1.0
+_WEIGHT_DECAY, _MAX_GRADIENT_NORM = 0.01, 1.0
 _HEAD_RATE = 10.0  # times the encoder's learning rate
 
 
@@ -91,11 +92,8 @@ class _Trainer:
         self.trained = trained + head
         self.optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
         n_rows = sum(file.rows for file in job.pairs)
-        total = job.plan.epochs * steps_per_epoch(n_rows, job.plan.pairs_per_step, comm.size)
-        rise = max(1, int(_WARM_UP * total))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda done: min((done + 1) / rise, max(0.0, (total - done) / total))
-        )
+        steps = steps_per_epoch(n_rows, job.plan.pairs_per_step, comm.size)
+        self.schedule = rise_and_fall(self.optimizer, job.plan.epochs * steps)
         self.bf16 = bf16_is_fast(comm.device)
 
     def step(self, block: Block) -> float:

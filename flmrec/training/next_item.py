@@ -66,7 +66,8 @@ class NextItem:
     def set_texts(self, vectors: Tensor) -> None:
         """New raw text vectors (n + 1, H); the scale of the first ones is kept."""
         self.texts = self.flm.scaled_texts(vectors.to(self.comm.device))
-        self.texts_of_steps = self.texts.bfloat16() if self.bf16 else self.texts
+        whole = not self.recipe.negatives  # every step looks all of them up; of a sample a second copy would be a waste
+        self.texts_of_steps = self.texts.bfloat16() if self.bf16 and whole else self.texts
 
     def step(self, windows: Tensor) -> float:
         """One update from (B, W) windows, oldest item first, 0 = padding. Returns the loss of this rank, nats."""

@@ -25,8 +25,9 @@ from flmrec.text import augment as texts
 from flmrec.text.tokenization import TokenizerRef
 from flmrec.training.comm import Communicator
 from flmrec.training.reader import Block, DataFile, read_table
+from flmrec.training.schedule import rise_and_fall
 
-_WARM_UP, _WEIGHT_DECAY, _MAX_GRADIENT_NORM = 0.1, 0.01, 1.0
+_WEIGHT_DECAY, _MAX_GRADIENT_NORM = 0.01, 1.0
 _MASKS = ("[MASK]", "<mask>")
 
 
@@ -88,10 +89,7 @@ class Pretrainer:
 
     def _start_optimizer(self, total_steps: int) -> None:
         self.optimizer = torch.optim.AdamW(self.trained, lr=self.plan.learning_rate, weight_decay=_WEIGHT_DECAY)
-        warm_up = max(1, int(_WARM_UP * total_steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda done: min((done + 1) / warm_up, max(0.0, (total_steps - done) / total_steps))
-        )
+        self.schedule = rise_and_fall(self.optimizer, total_steps)
 
     def _language_head(self) -> MaskedLanguageHead | None:
         if not self.plan.losses.mlm:

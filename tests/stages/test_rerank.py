@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,10 @@ def test_it_learns_from_training_events_alone_and_says_what_it_brought(spark: Sp
     assert metrics["rerank"] == about["ndcg"] and metrics["rerank_off"] == about["before"]
     AutoModel.from_pretrained(folder)
 
+    left = folder.with_name(f"{rerank.PREFIX}later.partial")  # by a crash just before it was published
+    shutil.copytree(folder, left)
+    (left / rerank.ABOUT).touch()
+    assert rerank.newest(lake) == folder
     rerank.run(spark, cfg)  # again: it is there
     assert Lake(spark, cfg.lake).version(Tables.RERANK_PAIRS) == lake.version(Tables.RERANK_PAIRS)
 
@@ -94,10 +99,12 @@ def test_lists_are_reordered_by_its_weight_and_pairs_judged_once(spark: SparkSes
     assert {user: [item for item, _ in own] for user, own in same.items()} == {
         user: [item for item, _ in own] for user, own in plain.items()
     }
-    judged = Lake(spark, cfg.lake).read(Tables.PAIR_SCORES).toPandas()
-    assert len(judged) == n_distinct_pairs(spark, cfg) < N_USERS * LONG
+    assert not Lake(spark, cfg.lake).exists(Tables.PAIR_SCORES)  # nothing to judge
 
     weigh(folder, 100.0)  # the cross-encoder alone
+    score.run(spark, cfg)
+    judged = Lake(spark, cfg.lake).read(Tables.PAIR_SCORES).toPandas()
+    assert len(judged) == n_distinct_pairs(spark, cfg) < N_USERS * LONG
     crossed = dict(zip(judged.pair, judged.score, strict=True))
     # what was judged before is not judged again: scores that were altered in between come back
     lake = Lake(spark, cfg.lake)
