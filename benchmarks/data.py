@@ -1,12 +1,13 @@
 """How ingest and tokenize grow with the log: time per stage and per million rows, beside the plainest Spark job.
 
-    .venv/bin/python benchmarks/data.py [--folder /tmp/bench] [--millions 1 2 4 8 20] [--texts 2000000] [--night 8]
+    .venv/bin/python benchmarks/data.py [--folder /tmp/bench] [--millions 1 2 4 8 20] [--night 8] [--skewed 2]
+                                      [--texts 2000000]
 
 Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
 seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
-writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake. `texts` compares tokenize with
-`tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all processes, for machines that are not quiet. Results are
-printed and appended to <folder>/results.jsonl.
+writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake. `skewed` is a log of which half
+the events are one user's. `texts` compares tokenize with `tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all
+processes, for machines that are not quiet. Results are printed and appended to <folder>/results.jsonl.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,19 @@ WORDS = [
 NEW_SHARE = 0.01
 
 
+@dataclass(frozen=True)
+class Log:
+    """A synthetic log and where its files lie."""
+
+    folder: Path
+    millions: float
+    skewed: bool = False  # half the events are one user's
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"log{self.millions:g}{'skewed' if self.skewed else ''}"
+
+
 def main() -> None:
     args = _arguments()
     if args.folder is None:
@@ -67,22 +82,32 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(machine.describe(), flush=True)
     write_items(folder)
-    spark = open_session(_config(folder, 0, args.memory), "flmrec-benchmark")
+    spark = open_session(_config(folder, Log(folder, 0), args.memory), "flmrec-benchmark")
     warm_up(spark, folder, args.memory)
     for millions in args.millions:
-        write_log(folder, millions)
-        cfg = _config(folder, millions, args.memory)
-        plain_s, plain_cpu = timed(partial(plain, spark, folder, millions))
-        ingest_s, ingest_cpu = timed(partial(ingest.run, spark, cfg))
-        tokenize_s, tokenize_cpu = timed(partial(tokenize.run, spark, cfg))
-        report(folder, what="build", millions=millions, plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
-               plain_cpu=plain_cpu, ingest_cpu=ingest_cpu, tokenize_cpu=tokenize_cpu,
-               ingest_cpu_per_million=ingest_cpu / millions, tokenize_cpu_per_million=tokenize_cpu / millions,
-               ingest_over_plain=ingest_s / plain_s, ingest_over_plain_cpu=ingest_cpu / plain_cpu)  # fmt: skip
+        log = Log(folder, millions)
+        cfg, built = first_build(spark, folder, log, args.memory)
         if millions == args.night:
-            night(spark, folder, cfg, (ingest_s + tokenize_s, ingest_cpu + tokenize_cpu))
+            night(spark, folder, log, cfg, built)
+    if args.skewed:
+        first_build(spark, folder, Log(folder, args.skewed, skewed=True), args.memory)
     if args.texts:
         texts(spark, folder, args.texts)
+
+
+def first_build(spark: SparkSession, folder: Path, log: Log, memory: str) -> tuple[Config, tuple[float, float]]:
+    """Ingest and tokenize of a log into a lake of its own, beside the plainest job; (seconds, CPU seconds)."""
+    write_log(log)
+    cfg = _config(folder, log, memory)
+    plain_s, plain_cpu = timed(partial(plain, spark, folder, log))
+    ingest_s, ingest_cpu = timed(partial(ingest.run, spark, cfg))
+    tokenize_s, tokenize_cpu = timed(partial(tokenize.run, spark, cfg))
+    report(folder, what="skewed" if log.skewed else "build", millions=log.millions,
+           plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
+           plain_cpu=plain_cpu, ingest_cpu=ingest_cpu, tokenize_cpu=tokenize_cpu,
+           ingest_cpu_per_million=ingest_cpu / log.millions, tokenize_cpu_per_million=tokenize_cpu / log.millions,
+           ingest_over_plain=ingest_s / plain_s, ingest_over_plain_cpu=ingest_cpu / plain_cpu)  # fmt: skip
+    return cfg, (ingest_s + tokenize_s, ingest_cpu + tokenize_cpu)
 
 
 def write_items(folder: Path, changed: float = 0.0) -> None:
@@ -94,9 +119,9 @@ def write_items(folder: Path, changed: float = 0.0) -> None:
     items.to_json(folder / "items.json", orient="records", lines=True)
 
 
-def write_log(folder: Path, millions: float, new: bool = False) -> None:
+def write_log(log: Log, new: bool = False) -> None:
     """CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and 0.1 % without a user."""
-    logs = folder / f"log{millions:g}"
+    logs = log.path
     logs.mkdir(exist_ok=True)
     prefix = "new" if new else "part"
     if not new:
@@ -104,7 +129,7 @@ def write_log(folder: Path, millions: float, new: bool = False) -> None:
             old.unlink()
     if any(logs.glob(f"{prefix}*")):
         return
-    total = int(millions * 1e6 * (NEW_SHARE if new else 1))
+    total = int(log.millions * 1e6 * (NEW_SHARE if new else 1))
     popularity = 1 / np.arange(1, ITEMS + 1)
     for part, start in enumerate(range(0, total, FILE_ROWS)):
         n = min(FILE_ROWS, total - start)
@@ -115,6 +140,8 @@ def write_log(folder: Path, millions: float, new: bool = False) -> None:
         items = rng.choice(ITEMS, n, p=popularity / popularity.sum())
         values = {"user": rng.integers(0, USERS, n), "item": items, "ts": seconds, "stars": rng.integers(1, 6, n)}
         rows = pd.DataFrame(values)
+        if log.skewed:
+            rows.loc[::2, "user"] = 0
         rows["user"] = "user" + rows["user"].astype(str)
         rows["item"] = "item" + rows["item"].astype(str)
         rows.iloc[: n // 200] = rows.iloc[n // 2 : n // 2 + n // 200].to_numpy()
@@ -122,19 +149,18 @@ def write_log(folder: Path, millions: float, new: bool = False) -> None:
         rows.to_csv(logs / f"{prefix}{part:03d}.csv", index=False)
 
 
-def plain(spark: SparkSession, folder: Path, millions: float) -> None:
+def plain(spark: SparkSession, folder: Path, log: Log) -> None:
     """The plainest job: read, drop duplicates, write."""
-    rows = spark.read.csv(str(folder / f"log{millions:g}"), header=True).dropDuplicates()
+    rows = spark.read.csv(str(log.path), header=True).dropDuplicates()
     rows.write.format("delta").mode("overwrite").save(str(folder / "plain"))
 
 
-def night(spark: SparkSession, folder: Path, cfg: Config, built: tuple[float, float]) -> None:
+def night(spark: SparkSession, folder: Path, log: Log, cfg: Config, built: tuple[float, float]) -> None:
     """1 % new events and 1 % changed items, and the same night again with nothing new."""
-    millions = float(Path(cfg.source.interactions.path or "").name.removeprefix("log"))
-    write_log(folder, millions, new=True)
+    write_log(log, new=True)
     write_items(folder, changed=NEW_SHARE)
     (night_s, night_cpu), (idle_s, idle_cpu) = (timed(partial(build, spark, cfg)) for _ in range(2))
-    report(folder, what="night", millions=millions, build_s=built[0], night_s=night_s, nothing_new_s=idle_s,
+    report(folder, what="night", millions=log.millions, build_s=built[0], night_s=night_s, nothing_new_s=idle_s,
            share=(night_s - idle_s) / built[0], build_cpu=built[1], night_cpu=night_cpu, nothing_new_cpu=idle_cpu,
            share_cpu=(night_cpu - idle_cpu) / built[1])  # fmt: skip
 
@@ -174,9 +200,10 @@ def tokenize_frame(frame: DataFrame, ref: TokenizerRef) -> None:
 
 
 def warm_up(spark: SparkSession, folder: Path, memory: str) -> None:
-    write_log(folder, 0.01)
-    cfg = _config(folder, 0.01, memory)
-    plain(spark, folder, 0.01)
+    log = Log(folder, 0.01)
+    write_log(log)
+    cfg = _config(folder, log, memory)
+    plain(spark, folder, log)
     ingest.run(spark, cfg)
     tokenize.run(spark, cfg)
 
@@ -196,17 +223,17 @@ def _peak_mb(process: psutil.Process) -> int:
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def _config(folder: Path, millions: float, memory: str) -> Config:
-    lake = folder / f"lake{millions:g}"
+def _config(folder: Path, log: Log, memory: str) -> Config:
+    lake = folder / log.path.name.replace("log", "lake")
     shutil.rmtree(lake, ignore_errors=True)
     names = {"user_id": "user", "item_id": "item", "event_ts": "ts", "value": "stars"}
-    log = {"path": str(folder / f"log{millions:g}"), "format": "csv", "columns": names, "load": "incremental"}
+    events = {"path": str(log.path), "format": "csv", "columns": names, "load": "incremental"}
     items = {"path": str(folder / "items.json"), "columns": {"item_id": "item"}, "text": ["title"]}
     return config.parse(
         {
-            "source": {"interactions": log, "items": items},
+            "source": {"interactions": events, "items": items},
             "lake": {"root": str(lake)},
-            "run": {"id": f"bench{millions:g}", "date": "2024-05-01"},
+            "run": {"id": f"bench{log.millions:g}", "date": "2024-05-01"},
             "text": {"sequence_length": 50},
             "spark": {"master": "local[2]", "driver_memory": memory},
         }
@@ -218,6 +245,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", help="scratch folder that is kept, about 1 GB for 20 million events")
     parser.add_argument("--millions", type=float, nargs="*", default=[1, 2, 4, 8, 20])
     parser.add_argument("--night", type=float, default=8, help="size on which a night is measured")
+    parser.add_argument("--skewed", type=float, default=2, help="millions of events, half of them one user's; 0: none")
     parser.add_argument("--texts", type=int, default=2_000_000, help="0: leave the tokenizer out")
     parser.add_argument("--memory", default="4g", help="heap of Spark")
     return parser.parse_args()
