@@ -7,20 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """As F.dropout in training; on the CPU with one random byte an entry, which is many times faster than bernoulli.
-
-    The rate is rounded to 1 / 256 there. Draws come from torch's default generator.
-    """
-    dropped = round(256 * rate)
-    if x.device.type != "cpu":
-        return F.dropout(x, rate)
-    if not dropped:
-        return x
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-    return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
+from flmrec.model.attention import attention, dropout
 
 
 class Block(nn.Module):
@@ -38,11 +25,7 @@ class Block(nn.Module):
         batch, length, dim = x.shape
         parts = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, heads, L, D / heads)
-        if self.training:
-            logits = (query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5).masked_fill(~mask, float("-inf"))
-            seen = dropout(logits.softmax(-1), self.dropout) @ value
-        else:
-            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        seen = attention(query, key, value, mask, self.dropout if self.training else 0.0)
         x = x + self._drop(self.out(seen.transpose(1, 2).reshape(batch, length, dim)))
         hidden = self._drop(F.gelu(self.wide(self.norm_forward(x))))
         return x + self._drop(self.narrow(hidden))

@@ -4,7 +4,6 @@ import torch
 from flmrec.model.flm import Flm
 from flmrec.model.losses import alignment_loss, full_softmax_loss, sampled_softmax_loss
 from flmrec.model.recipe import TowerRecipe
-from flmrec.model.tower import dropout
 
 
 def make(**settings) -> Flm:
@@ -100,14 +99,3 @@ def test_alignment_is_zero_where_text_and_teacher_agree():
     teacher = torch.tensor([[1.0, 2.0, 3.0]])
     assert alignment_loss(teacher + 7, teacher, 0.5).abs() < 1e-6
     assert alignment_loss(-teacher, teacher, 0.5) > 1
-
-
-def test_dropout_drops_the_stated_share_and_keeps_the_mean():
-    torch.manual_seed(0)
-    dropped = dropout(torch.ones(301, 333), 0.4)
-    assert abs((dropped == 0).float().mean() - 0.4) < 0.01
-    assert abs(dropped.mean() - 1) < 0.01
-    assert len(dropped.unique()) == 2
-    by_column = (dropped == 0).float().mean(0)
-    assert by_column.min() > 0.25 and by_column.max() < 0.55  # no place is dropped more often than others
-    assert torch.equal(dropout(dropped, 0.0), dropped)
