@@ -90,7 +90,7 @@ class _Trainer:
             {"params": head, "lr": job.plan.learning_rate * _HEAD_RATE},
         ]
         self.trained = trained + head
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY, fused=True)
         n_rows = sum(file.rows for file in job.pairs)
         steps = steps_per_epoch(n_rows, job.plan.pairs_per_step, comm.size)
         self.schedule = rise_and_fall(self.optimizer, job.plan.epochs * steps)

@@ -40,7 +40,7 @@ class NextItem:
         self.seed, self.bf16 = seed, bf16_is_fast(comm.device)
         dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay)
+            torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         ]
         if recipe.sparse:
             self.optimizers.append(torch.optim.SparseAdam([flm.residual.weight], recipe.learning_rate))

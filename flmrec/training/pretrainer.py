@@ -88,7 +88,8 @@ class Pretrainer:
         self.done = 0
 
     def _start_optimizer(self, total_steps: int) -> None:
-        self.optimizer = torch.optim.AdamW(self.trained, lr=self.plan.learning_rate, weight_decay=_WEIGHT_DECAY)
+        rate = self.plan.learning_rate
+        self.optimizer = torch.optim.AdamW(self.trained, lr=rate, weight_decay=_WEIGHT_DECAY, fused=True)
         self.schedule = rise_and_fall(self.optimizer, total_steps)
 
     def _language_head(self) -> MaskedLanguageHead | None:
