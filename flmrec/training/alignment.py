@@ -20,7 +20,6 @@ from flmrec.training.comm import Communicator
 from flmrec.training.inputs import ColdValidation, Teacher, Texts
 
 _RIDGE = 5.0
-_LENGTH_GROUPS = 4  # of a step's texts
 _SCALING = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # power of the number of ranks in the learning rates
 
 
@@ -149,23 +148,14 @@ class Aligner:
         """(n, R) from the texts as the encoder reads them now; each distinct text is read once."""
         rows, place = np.unique(self.texts.of_item[items], return_inverse=True)
         device = self.comm.device
-        unit = F.normalize(self._read(rows) - self.text_mean, dim=1)[torch.from_numpy(place).to(device)]
+        ids = torch.from_numpy(self.texts.input_ids[rows].astype(np.int64)).to(device)
+        lengths = torch.from_numpy(self.texts.n_tokens[rows].astype(np.int64)).to(device)
+        self.encoder.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            vectors = self.encoder.by_length(ids, lengths)
+        unit = F.normalize(vectors - self.text_mean, dim=1)[torch.from_numpy(place).to(device)]
         features = torch.cat([unit, self.fixed[torch.from_numpy(items).to(device)]], 1)
         return features @ self.head + self.head_bias
-
-    def _read(self, rows: np.ndarray) -> Tensor:
-        """(n, H): these texts as the encoder reads them now, in groups of similar length, so that little is padding."""
-        self.encoder.train()
-        device, n_tokens = self.comm.device, self.texts.n_tokens[rows].astype(np.int64)
-        order = np.argsort(n_tokens, kind="stable")
-        vectors = []
-        for group in np.array_split(order, min(_LENGTH_GROUPS, len(order))):
-            ids = self.texts.input_ids[rows[group], : n_tokens[group].max()].astype(np.int64)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                vectors.append(
-                    self.encoder(torch.from_numpy(ids).to(device), torch.from_numpy(n_tokens[group]).to(device))
-                )
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(device)]
 
     def finish_epoch(self) -> float:
         """Refreshes the cache; returns the mean loss over all ranks, nats."""

@@ -150,7 +150,7 @@ class Pretrainer:
             losses["moments"] = pretraining.moment_loss(vectors, groups)
         if self.teacher is not None:
             with torch.no_grad():
-                wanted = self.teacher(*self._tokens([self.corpus.texts[i] for i in pool]))
+                wanted = self.teacher.by_length(*self._tokens([self.corpus.texts[i] for i in pool]))
             losses["distil"] = compression.distillation_loss(vectors, wanted, plan.prefixes)
         if weights.text_contrast or weights.mlm:
             losses |= self._view_losses(pool, vectors, groups, windows[histories_of], rng)
@@ -158,7 +158,7 @@ class Pretrainer:
 
     def _encoded(self, pool: np.ndarray) -> Tensor:
         """(P, H)."""
-        return self.encoder(*self._tokens([self.corpus.texts[i] for i in pool]))
+        return self.encoder.by_length(*self._tokens([self.corpus.texts[i] for i in pool]))
 
     def _negatives(self, pool: np.ndarray, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Texts outside the pool, of the sources of the windows that are histories, in their shares. Without them the

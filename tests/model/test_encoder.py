@@ -54,6 +54,15 @@ def test_vectors_are_those_of_automodel_on_the_saved_folder(tmp_path: Path, pool
     np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, pooling), atol=2e-5)
 
 
+def test_rows_by_length_are_those_of_one_pass():
+    encoder = load_encoder(DEFAULT_ENCODER, "mean").eval()
+    ids, n_tokens = (torch.from_numpy(array[[0, 1, 3, 4, 0, 3]]) for array in tokens())
+    for some in (slice(None), slice(2, 4), slice(1)):  # also fewer rows than groups
+        torch.testing.assert_close(
+            encoder.by_length(ids[some], n_tokens[some]), encoder(ids[some], n_tokens[some]), atol=2e-5, rtol=1e-4
+        )
+
+
 def test_a_decoder_pools_the_last_token_of_each_row(tmp_path: Path):
     write_decoder(tmp_path)
     ids, n_tokens = tokens()
