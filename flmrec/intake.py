@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from flmrec import processed
 from flmrec.config import Config
-from flmrec.data.rules import ROW
+from flmrec.data.rules import ROW, given
 from flmrec.errors import DataContractError
 from flmrec.processed import Entry
 from flmrec.sources import BATCH, Opened, Source, batches, open_source, place
@@ -95,7 +95,7 @@ def is_same(intake: Intake, entries: Sequence[Entry]) -> bool:
 
 def content_hash(opened: Opened) -> tuple[Column, Column]:
     """Two sums over the hashes of the rows' own columns: equal for equal rows in any order."""
-    columns = [F.col(f"{ROW}.`{c.replace('`', '``')}`") for c, t in opened.types.items() if "map<" not in t]
+    columns = [given(c) for c, t in opened.types.items() if "map<" not in t]
     hashed = F.xxhash64(*columns)
     return F.sum(F.shiftright(hashed, 32)), F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF).cast("bigint")))
 

@@ -11,12 +11,13 @@ from flmrec.columns import C
 from flmrec.config import EntitySource, QualityConfig
 from flmrec.data import parsing
 from flmrec.data.logs import format_check, long_text, row_of
-from flmrec.data.rules import DUPLICATE, ROW, Check, Parsed, active, beyond, first_reason, id_checks
+from flmrec.data.rules import DUPLICATE, ROW, Check, Parsed, beyond, given, id_checks, judged
 from flmrec.sources import BATCH, quoted
 from flmrec.text import templates
 
 TEXT_SEPARATOR = ". "
 _CONTENT, _PLACE, _WINNER = "__flmrec_content", "__flmrec_place", "__flmrec_winner"
+_GIVEN_TEXT = "__flmrec_text"  # before it is cleaned
 _RESERVED = {C.ITEM, C.USER, C.TEXT, C.CONTENT_HASH, C.REASON, ROW, DUPLICATE}
 
 
@@ -35,32 +36,29 @@ def parse(raw: DataFrame, source: EntitySource, id_column: str, quality: Quality
     """One row a source row: id, text, content_hash, attributes, BATCH, C.REASON, ROW."""
     types = {field.name: field.dataType for field in raw.schema}
     names = attribute_names(source)
-    identifier = parsing.identifier(quoted(source.columns[id_column]))
-    text = _text(source, types)
     numbers = {c: parsing.number(quoted(c), types[c]) for c in source.numeric}
     vectors = {c: parsing.vector(quoted(c), types[c], length) for c, length in source.vectors.items()}
-    checks = [
-        format_check(),
-        *id_checks(id_column, identifier),
-        *(_unread(names[c], c, number, "not a number") for c, number in numbers.items()),
-        *(_unread(names[c], c, v, f"not {source.vectors[c]} numbers") for c, v in vectors.items()),
-        *(_range(names[c], numbers[c], limits) for c, limits in source.ranges.items()),
-        long_text(text, quality),
-    ]
-    on = active(checks, quality)
     kinds = {c.column: parsing.strings(quoted(c.column), types[c.column], c.sep) for c in source.categoricals()}
     attributes = {names[c]: column for c, column in (numbers | kinds | vectors).items()}
-    rows = raw.select(
-        identifier.alias(id_column),
-        parsing.clean_text(text).alias(C.TEXT),
+    read = raw.select(
+        parsing.identifier(quoted(source.columns[id_column])).alias(id_column),
+        _text(source, types).alias(_GIVEN_TEXT),
         *(column.alias(name) for name, column in attributes.items()),
         BATCH,
-        first_reason(on).alias(C.REASON),
         row_of(raw),
     )
-    hashed = rows.withColumn(C.CONTENT_HASH, F.md5(C.TEXT))
-    ordered = hashed.select(id_column, C.TEXT, C.CONTENT_HASH, *attributes, BATCH, C.REASON, ROW)
-    return Parsed(ordered, {check.reason: check.rule for check in on})
+    checks = [
+        format_check(),
+        *id_checks(id_column),
+        *(_unread(names[c], c, "not a number") for c in numbers),
+        *(_unread(names[c], c, f"not {source.vectors[c]} numbers") for c in vectors),
+        *(_range(names[c], limits) for c, limits in source.ranges.items()),
+        long_text(F.col(_GIVEN_TEXT), quality),
+    ]
+    marked = judged(read, checks, quality)
+    cleaned = marked.rows.withColumn(C.TEXT, parsing.clean_text(_GIVEN_TEXT)).withColumn(C.CONTENT_HASH, F.md5(C.TEXT))
+    ordered = cleaned.select(id_column, C.TEXT, C.CONTENT_HASH, *attributes, BATCH, C.REASON, ROW)
+    return Parsed(ordered, marked.rules)
 
 
 def one_row_an_id(parsed: Parsed, id_column: str, *, newest_batch: bool) -> Parsed:
@@ -130,9 +128,9 @@ def _text(source: EntitySource, types: dict[str, T.DataType]) -> Column:
     return F.concat_ws(TEXT_SEPARATOR, *map(value, source.text)) if source.text else F.lit(None).cast("string")
 
 
-def _unread(name: str, column: str, parsed: Column, wrong: str) -> Check:
-    return Check("bad_value", f"{name}: {wrong}", parsing.is_given(quoted(column)) & parsed.isNull())
+def _unread(name: str, column: str, wrong: str) -> Check:
+    return Check("bad_value", f"{name}: {wrong}", parsing.is_given(given(column)) & F.col(name).isNull())
 
 
-def _range(name: str, value: Column, limits: list[float]) -> Check:
-    return Check("value_range", f"{name}: not in {limits[0]:g} to {limits[1]:g}", beyond(value, limits))
+def _range(name: str, limits: list[float]) -> Check:
+    return Check("value_range", f"{name}: not in {limits[0]:g} to {limits[1]:g}", beyond(F.col(name), limits))

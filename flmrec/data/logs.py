@@ -9,7 +9,7 @@ from pyspark.sql import types as T
 from flmrec.columns import C
 from flmrec.config import InteractionSource, QualityConfig, WordsSource
 from flmrec.data import parsing
-from flmrec.data.rules import DUPLICATE, ROW, Check, Parsed, active, beyond, first_reason, id_checks
+from flmrec.data.rules import DUPLICATE, ROW, Check, Parsed, beyond, given, id_checks, judged
 from flmrec.sources import BATCH, CHANGE, CORRUPT, quoted
 
 INTERACTIONS = [C.USER, C.ITEM, C.EVENT_TS, C.EVENT_ORDER, C.EVENT, C.VALUE]
@@ -31,40 +31,42 @@ def parse_interactions(raw: DataFrame, source: InteractionSource, quality: Quali
         C.VALUE: parsing.number(*value),
     }
     checks = [
-        *_id_checks(parsed, C.USER, C.ITEM),
-        *_time_checks(quoted(names.event_ts), parsed[C.EVENT_TS], source.ts_format, quality, now),
-        Check("bad_value", f"{C.EVENT_ORDER}: not a whole number", _unread(order[0], parsed[C.EVENT_ORDER])),
-        Check("bad_value", f"{C.VALUE}: not a number", _unread(value[0], parsed[C.VALUE])),
+        format_check(),
+        *id_checks(C.USER),
+        *id_checks(C.ITEM),
+        *_time_checks(names.event_ts, source.ts_format, quality, now),
+        *_unread(names.order, C.EVENT_ORDER, "not a whole number"),
+        *_unread(names.value, C.VALUE, "not a number"),
     ]
     if source.value_range is not None:
         low, high = source.value_range
         reason = f"{C.VALUE}: not in {low:g} to {high:g}"
-        checks.append(Check("value_range", reason, beyond(parsed[C.VALUE], source.value_range)))
+        checks.append(Check("value_range", reason, beyond(F.col(C.VALUE), source.value_range)))
     if source.events is not None:
-        unknown = ~F.coalesce(parsed[C.EVENT].isin(list(source.events)), F.lit(False))
+        unknown = ~F.coalesce(F.col(C.EVENT).isin(list(source.events)), F.lit(False))
         checks.append(Check("unknown_event", f"{C.EVENT}: not one of the allowed", unknown))
-    return _judged(raw, parsed, checks, quality)
+    return judged(_read(raw, parsed), checks, quality)
 
 
 def parse_words(raw: DataFrame, source: WordsSource, quality: QualityConfig, now: datetime) -> Parsed:
     """One row a source row: WORDS, BATCH, C.REASON, ROW. The text is cleaned; a row without text is bad."""
     names = source.columns
     types = _types(raw)
-    text = parsing.words(quoted(names.text), types[names.text])
     parsed = {
         C.USER: parsing.identifier(quoted(names.user_id)),
         C.ITEM: parsing.identifier(_optional(names.item_id, types)[0]),
         C.EVENT_TS: parsing.timestamp(quoted(names.event_ts), types[names.event_ts], source.ts_format),
-        C.TEXT: parsing.clean_text(text),
+        C.TEXT: parsing.clean_text(parsing.words(quoted(names.text), types[names.text])),
     }
     checks = [
-        *_id_checks(parsed, C.USER),
-        *id_checks(C.ITEM, parsed[C.ITEM], required=False),
-        *_time_checks(quoted(names.event_ts), parsed[C.EVENT_TS], source.ts_format, quality, now),
-        long_text(text, quality),
-        Check("bad_value", f"{C.TEXT}: missing", parsed[C.TEXT].isNull()),
+        format_check(),
+        *id_checks(C.USER),
+        *id_checks(C.ITEM, required=False),
+        *_time_checks(names.event_ts, source.ts_format, quality, now),
+        long_text(parsing.words(given(names.text), types[names.text]), quality),
+        Check("bad_value", f"{C.TEXT}: missing", F.col(C.TEXT).isNull()),
     ]
-    return _judged(raw, parsed, checks, quality)
+    return judged(_read(raw, parsed), checks, quality)
 
 
 def once(parsed: DataFrame, columns: list[str], duplicates: Observation) -> DataFrame:
@@ -74,7 +76,7 @@ def once(parsed: DataFrame, columns: list[str], duplicates: Observation) -> Data
 
 
 def format_check() -> Check:
-    return Check("row_format", "row: not of the source's format", quoted(CORRUPT).isNotNull())
+    return Check("row_format", "row: not of the source's format", given(CORRUPT).isNotNull())
 
 
 def long_text(text: Column, quality: QualityConfig) -> Check:
@@ -87,29 +89,25 @@ def row_of(raw: DataFrame) -> Column:
     return F.struct(*[quoted(name) for name in raw.columns if name not in (BATCH, CHANGE)]).alias(ROW)
 
 
-def _id_checks(parsed: dict[str, Column], *columns: str) -> list[Check]:
-    return [format_check(), *(check for column in columns for check in id_checks(column, parsed[column]))]
-
-
-def _time_checks(given: Column, ts: Column, form: str, quality: QualityConfig, now: datetime) -> list[Check]:
-    earliest = quality.early_time.earliest
+def _time_checks(name: str, form: str, quality: QualityConfig, now: datetime) -> list[Check]:
+    earliest, ts = quality.early_time.earliest, F.col(C.EVENT_TS)
     return [
-        Check("bad_time", f"{C.EVENT_TS}: missing", ~parsing.is_given(given)),
+        Check("bad_time", f"{C.EVENT_TS}: missing", ~parsing.is_given(given(name))),
         Check("bad_time", f"{C.EVENT_TS}: not a time in {form}", ts.isNull()),
         Check("future_time", f"{C.EVENT_TS}: in the future", ts > F.lit(now)),
         Check("early_time", f"{C.EVENT_TS}: before {earliest}", F.to_date(ts) < F.lit(earliest)),
     ]
 
 
-def _unread(given: Column, parsed: Column) -> Column:
-    return parsing.is_given(given) & parsed.isNull()
+def _unread(name: str | None, column: str, wrong: str) -> list[Check]:
+    """The source says something that gave no value; no check where it has no such column."""
+    if name is None:
+        return []
+    return [Check("bad_value", f"{column}: {wrong}", parsing.is_given(given(name)) & F.col(column).isNull())]
 
 
-def _judged(raw: DataFrame, parsed: dict[str, Column], checks: list[Check], quality: QualityConfig) -> Parsed:
-    on = active(checks, quality)
-    columns = [column.alias(name) for name, column in parsed.items()]
-    rows = raw.select(*columns, BATCH, first_reason(on).alias(C.REASON), row_of(raw))
-    return Parsed(rows, {check.reason: check.rule for check in on})
+def _read(raw: DataFrame, parsed: dict[str, Column]) -> DataFrame:
+    return raw.select(*[column.alias(name) for name, column in parsed.items()], BATCH, row_of(raw))
 
 
 def _types(raw: DataFrame) -> dict[str, T.DataType]:

@@ -1,7 +1,7 @@
 """Sources to `interactions`, `items`, `users` and `words`; bad rows to `quarantine`; every row in the ledger.
 
-Each source is read twice: once to judge every row and to count, so that nothing is written before the data contract
-is known to hold for all sources, and once to write. A source in which nothing changed is not read.
+Each source is read once: to judge every row and to count. The judged rows stay on the executors' disks until the data
+contract is known to hold for all sources; only then they are written. A source in which nothing changed is not read.
 """
 
 import datetime as dt
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -130,7 +131,8 @@ def _judge(spark: SparkSession, store: Lake, cfg: Config, plan: Intake, before: 
         given = opened.rows.where(F.col(CHANGE) == "insert")
         deleted = _parse(cfg, plan, opened.rows.where(F.col(CHANGE) == "delete")).rows
         removed = deleted.where(F.col(C.REASON).isNull()).select(_columns(plan, deleted))
-    parsed = _mark(store, cfg, plan, _parse(cfg, plan, given), before)
+    marked = _mark(store, cfg, plan, _parse(cfg, plan, given), before)
+    parsed = Parsed(marked.rows.persist(StorageLevel.DISK_ONLY), marked.rules)
     try:
         rows = contract.count(parsed.rows, opened)
         contract.check_columns(opened, given, _needed(cfg, plan.name), cfg.quality)
@@ -152,11 +154,10 @@ def _parse(cfg: Config, plan: Intake, raw: DataFrame) -> Parsed:
 
 
 def _mark(store: Lake, cfg: Config, plan: Intake, parsed: Parsed, before: dict[str, Judged]) -> Parsed:
-    """The rules that look at more than one row; what needs a shuffle is cached, for it is read twice."""
+    """The rules that look at more than one row."""
     quality = cfg.quality
     if plan.name in _ID:
-        parsed = entities.one_row_an_id(parsed, _ID[plan.name], newest_batch=plan.is_update)
-        return Parsed(parsed.rows.persist(), parsed.rules)
+        return entities.one_row_an_id(parsed, _ID[plan.name], newest_batch=plan.is_update)
     if plan.name != Tables.INTERACTIONS:
         return parsed
     for table, rule in ((Tables.ITEMS, "unknown_item"), (Tables.USERS, "unknown_user")):
