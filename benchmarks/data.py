@@ -82,27 +82,27 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(machine.describe(), flush=True)
     write_items(folder)
-    spark = open_session(_config(folder, Log(folder, 0), args.memory), "flmrec-benchmark")
+    spark = open_session(_config(Log(folder, 0), args.memory), "flmrec-benchmark")
     warm_up(spark, folder, args.memory)
     for millions in args.millions:
         log = Log(folder, millions)
-        cfg, built = first_build(spark, folder, log, args.memory)
+        cfg, built = first_build(spark, log, args.memory)
         if millions == args.night:
-            night(spark, folder, log, cfg, built)
+            night(spark, log, cfg, built)
     if args.skewed:
-        first_build(spark, folder, Log(folder, args.skewed, skewed=True), args.memory)
+        first_build(spark, Log(folder, args.skewed, skewed=True), args.memory)
     if args.texts:
         texts(spark, folder, args.texts)
 
 
-def first_build(spark: SparkSession, folder: Path, log: Log, memory: str) -> tuple[Config, tuple[float, float]]:
+def first_build(spark: SparkSession, log: Log, memory: str) -> tuple[Config, tuple[float, float]]:
     """Ingest and tokenize of a log into a lake of its own, beside the plainest job; (seconds, CPU seconds)."""
     write_log(log)
-    cfg = _config(folder, log, memory)
-    plain_s, plain_cpu = timed(partial(plain, spark, folder, log))
+    cfg = _config(log, memory)
+    plain_s, plain_cpu = timed(partial(plain, spark, log))
     ingest_s, ingest_cpu = timed(partial(ingest.run, spark, cfg))
     tokenize_s, tokenize_cpu = timed(partial(tokenize.run, spark, cfg))
-    report(folder, what="skewed" if log.skewed else "build", millions=log.millions,
+    report(log.folder, what="skewed" if log.skewed else "build", millions=log.millions,
            plain_s=plain_s, ingest_s=ingest_s, tokenize_s=tokenize_s,
            plain_cpu=plain_cpu, ingest_cpu=ingest_cpu, tokenize_cpu=tokenize_cpu,
            ingest_cpu_per_million=ingest_cpu / log.millions, tokenize_cpu_per_million=tokenize_cpu / log.millions,
@@ -149,18 +149,18 @@ def write_log(log: Log, new: bool = False) -> None:
         rows.to_csv(logs / f"{prefix}{part:03d}.csv", index=False)
 
 
-def plain(spark: SparkSession, folder: Path, log: Log) -> None:
+def plain(spark: SparkSession, log: Log) -> None:
     """The plainest job: read, drop duplicates, write."""
     rows = spark.read.csv(str(log.path), header=True).dropDuplicates()
-    rows.write.format("delta").mode("overwrite").save(str(folder / "plain"))
+    rows.write.format("delta").mode("overwrite").save(str(log.folder / "plain"))
 
 
-def night(spark: SparkSession, folder: Path, log: Log, cfg: Config, built: tuple[float, float]) -> None:
+def night(spark: SparkSession, log: Log, cfg: Config, built: tuple[float, float]) -> None:
     """1 % new events and 1 % changed items, and the same night again with nothing new."""
     write_log(log, new=True)
-    write_items(folder, changed=NEW_SHARE)
+    write_items(log.folder, changed=NEW_SHARE)
     (night_s, night_cpu), (idle_s, idle_cpu) = (timed(partial(build, spark, cfg)) for _ in range(2))
-    report(folder, what="night", millions=log.millions, build_s=built[0], night_s=night_s, nothing_new_s=idle_s,
+    report(log.folder, what="night", millions=log.millions, build_s=built[0], night_s=night_s, nothing_new_s=idle_s,
            share=(night_s - idle_s) / built[0], build_cpu=built[1], night_cpu=night_cpu, nothing_new_cpu=idle_cpu,
            share_cpu=(night_cpu - idle_cpu) / built[1])  # fmt: skip
 
@@ -202,8 +202,8 @@ def tokenize_frame(frame: DataFrame, ref: TokenizerRef) -> None:
 def warm_up(spark: SparkSession, folder: Path, memory: str) -> None:
     log = Log(folder, 0.01)
     write_log(log)
-    cfg = _config(folder, log, memory)
-    plain(spark, folder, log)
+    cfg = _config(log, memory)
+    plain(spark, log)
     ingest.run(spark, cfg)
     tokenize.run(spark, cfg)
 
@@ -223,12 +223,12 @@ def _peak_mb(process: psutil.Process) -> int:
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def _config(folder: Path, log: Log, memory: str) -> Config:
-    lake = folder / log.path.name.replace("log", "lake")
+def _config(log: Log, memory: str) -> Config:
+    lake = log.folder / log.path.name.replace("log", "lake")
     shutil.rmtree(lake, ignore_errors=True)
     names = {"user_id": "user", "item_id": "item", "event_ts": "ts", "value": "stars"}
     events = {"path": str(log.path), "format": "csv", "columns": names, "load": "incremental"}
-    items = {"path": str(folder / "items.json"), "columns": {"item_id": "item"}, "text": ["title"]}
+    items = {"path": str(log.folder / "items.json"), "columns": {"item_id": "item"}, "text": ["title"]}
     return config.parse(
         {
             "source": {"interactions": events, "items": items},

@@ -1,7 +1,8 @@
 """Sources to `interactions`, `items`, `users` and `words`; bad rows to `quarantine`; every row in the ledger.
 
-Each source is read once: to judge every row and to count. The judged rows stay on the executors' disks until the data
-contract is known to hold for all sources; only then they are written. A source in which nothing changed is not read.
+Each source is read once, to judge every row and to count, unless rules look at whole columns or users. The judged rows
+stay on the executors' disks until the data contract is known to hold for all sources; only then they are written. A
+source in which nothing changed is not read.
 """
 
 import datetime as dt

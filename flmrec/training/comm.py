@@ -136,7 +136,8 @@ class HorovodCommunicator(Communicator):
         import horovod.torch as hvd
 
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(_PATIENCE_S))
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", str(_CYCLE_MS))
+        if not hvd.nccl_built():  # steps of a GPU are too short to wait for it
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", str(_CYCLE_MS))
         hvd.init()
         self._hvd = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
