@@ -45,7 +45,7 @@ def bags(texts: DataFrame, length: int, seed: int) -> DataFrame:
     bag = F.pmod(F.xxhash64(F.lit(seed), C.IDX), F.lit(-(-texts.count() // _BAG))).alias(C.USER_IDX)
     entry = F.struct(F.col(C.IDX).alias(C.ITEM_IDX), F.lit(0).alias(C.EVENT_TS), F.lit(1.0).alias(C.WEIGHT))
     grouped = texts.select(bag, entry.alias("entry")).groupBy(C.USER_IDX)
-    rows = sequences.cut(grouped.agg(F.array_sort(F.collect_list("entry")).alias("entries")), length)
+    rows = sequences.cut(grouped.agg(F.sort_array(F.collect_list("entry")).alias("entries")), length)
     return rows.select(C.USER_IDX, C.WINDOW, C.ITEM_IDX)
 
 

@@ -17,16 +17,13 @@ def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, len
     windows; the newest is full where n >= length. Positions are found by a window over the user, which spills to disk,
     so a user with a million events costs one sorted partition and no huge row.
     """
+    numbered = events.join(item_index, C.ITEM).join(user_index, C.USER)
     place = F.row_number().over(Window.partitionBy(C.USER).orderBy(*event_order(newest_first=True))) - 1
-    placed = events.withColumn("place", place)
-    entries = (
-        placed.join(user_index, C.USER)
-        .join(item_index, C.ITEM)
-        .select(C.USER_IDX, F.explode(_windows_of(F.col("place"), length)).alias(C.WINDOW), _entry())
-    )
-    newest_last = F.array_sort(F.collect_list("entry"), _older_first)
-    rows = entries.groupBy(C.USER_IDX, C.WINDOW).agg(newest_last.alias("entries"))
-    return _listed(rows, length)
+    placed = numbered.withColumn("place", place)
+    window = F.explode(_windows_of(F.col("place"), length)).alias(C.WINDOW)
+    each = placed.select(C.USER, C.USER_IDX, window, F.struct((-F.col("place")).alias("age"), *_entry()).alias("entry"))
+    of_window = each.groupBy(C.USER, C.USER_IDX, C.WINDOW)  # still where the window over the user has put them
+    return _listed(of_window.agg(F.sort_array(F.collect_list("entry")).alias("entries")), length)
 
 
 def extended(old: DataFrame, new: DataFrame, length: int) -> DataFrame:
@@ -42,8 +39,7 @@ def extended(old: DataFrame, new: DataFrame, length: int) -> DataFrame:
 def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
     """(user_idx, entries): each user's events as entries of `extended`, oldest first."""
     key = F.struct(C.EVENT_TS, C.EVENT_ORDER, F.xxhash64(C.USER, C.ITEM), F.xxhash64(C.EVENT, C.VALUE))
-    seconds = F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS)
-    keyed = F.struct(key.alias("key"), F.struct(C.ITEM_IDX, seconds, C.WEIGHT).alias("entry"))
+    keyed = F.struct(key.alias("key"), F.struct(*_entry()).alias("entry"))
     numbered = events.join(user_index, C.USER).join(item_index, C.ITEM)
     grouped = numbered.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(keyed)).alias("keyed"))
     return grouped.select(C.USER_IDX, F.col("keyed.entry").alias("entries"))
@@ -51,8 +47,9 @@ def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame)
 
 def histories(rows: DataFrame) -> DataFrame:
     """(user_idx, entries): the targets of all windows of a user, oldest first. rows: SEQUENCES."""
-    entry = F.arrays_zip(C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)
-    targets = F.filter(F.slice(entry, 2, F.size(entry) - 1), lambda e: e[C.ITEM_IDX] != 0)
+    n_targets = F.size(F.array_remove(F.slice(C.ITEM_IDX, 2, F.size(C.ITEM_IDX) - 1), 0))
+    last = [F.slice(name, -n_targets, n_targets).alias(name) for name in (C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)]
+    targets = F.arrays_zip(*last)
     collected = F.sort_array(F.collect_list(F.struct((-F.col(C.WINDOW)).alias("place"), targets.alias("targets"))))
     grouped = rows.groupBy(C.USER_IDX).agg(collected.alias("windows"))
     return grouped.select(C.USER_IDX, F.flatten(F.col("windows.targets")).alias("entries"))
@@ -68,12 +65,15 @@ def without_held_out(rows: DataFrame) -> DataFrame:
 def cut(rows: DataFrame, length: int) -> DataFrame:
     """SEQUENCES from whole histories (user_idx, entries), as `windows` makes them from events."""
     n = F.size("entries")
+
+    def window(number: Column) -> Column:
+        end = n - number * length
+        start = F.greatest(end - length - 1, F.lit(0))
+        return F.struct(number.alias(C.WINDOW), F.slice("entries", start + 1, end - start).alias("entries"))
+
     numbers = F.sequence(F.lit(0), F.floor((n - 1) / length).cast("int"))
-    each = rows.where(n > 0).select(C.USER_IDX, "entries", F.explode(numbers).alias(C.WINDOW))
-    end = n - F.col(C.WINDOW) * length
-    start = F.greatest(end - length - 1, F.lit(0))
-    part = each.select(C.USER_IDX, C.WINDOW, F.slice("entries", start + 1, end - start).alias("entries"))
-    return _listed(part, length)
+    parts = rows.where(n > 0).select(C.USER_IDX, F.inline(F.transform(numbers, window)))  # not: a history per window
+    return _listed(parts, length)
 
 
 def _listed(rows: DataFrame, length: int) -> DataFrame:
@@ -93,17 +93,12 @@ def _windows_of(place: Column, length: int) -> Column:
     return F.when(is_context, F.array(own, own - 1)).otherwise(F.array(own))
 
 
-def _entry() -> Column:
-    seconds = F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS)
-    return F.struct("place", C.ITEM_IDX, seconds, C.WEIGHT).alias("entry")
-
-
-def _older_first(a: Column, b: Column) -> Column:
-    return F.sign(b["place"] - a["place"]).cast("int")
+def _entry() -> list[Column]:
+    return [F.col(C.ITEM_IDX), F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), F.col(C.WEIGHT)]
 
 
 def _padded(name: str, length: int, dtype: str) -> Column:
     """ARRAY of length + 1, zeros on the left."""
-    values = F.transform("entries", lambda e: e[name].cast(dtype))
+    values = F.col("entries")[name].cast(f"array<{dtype}>")
     zeros = F.array_repeat(F.lit(0).cast(dtype), length + 1 - F.size("entries"))
     return F.concat(zeros, values).alias(name)

@@ -7,10 +7,10 @@ taken over. Tables that do not depend on each other are written side by side: wi
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,21 +113,41 @@ def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made
 def _index(night: Night, entity: Entity) -> Made | None:
     """Numbers ids that have none; all anew when an id has gone, so that the numbers have no gap."""
     store = night.store
-    inputs = [entity.table, Tables.INTERACTIONS] if night.has(entity) else [Tables.INTERACTIONS]
-    entry = _entry(night, entity.index, inputs)
+    described = [entity.table] if night.has(entity) else []
+    entry = _entry(night, entity.index, [*described, Tables.INTERACTIONS])
     if night.is_done(entry):
         return None
-    ids = reduce(DataFrame.union, [store.read(table).select(entity.id) for table in inputs]).distinct()
+    ids = _ids(night, entity, store.read(Tables.INTERACTIONS))
     if not store.exists(entity.index):
         return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first))
     known = store.read(entity.index)
-    if not known.join(ids, entity.id, "left_anti").isEmpty():
+    added = _added_events(night, entry, [Tables.INTERACTIONS])
+    if _some_gone(night, entity, known, added):
         return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first))
-    new = ids.join(known, entity.id, "left_anti")
+    named = ids if added is None else _ids(night, entity, added)
+    new = named.join(known, entity.id, "left_anti")
     if new.isEmpty():
         return Made(entry, None)
     numbered = dense_index(new, entity.id, entity.idx, entity.first + known.count())
     return _written(night, entry, numbered, mode="append")
+
+
+def _ids(night: Night, entity: Entity, events: DataFrame) -> DataFrame:
+    """The ids that the events name, and those of the items or users themselves."""
+    ids = events.select(entity.id)
+    return (ids.union(night.store.read(entity.table).select(entity.id)) if night.has(entity) else ids).distinct()
+
+
+def _some_gone(night: Night, entity: Entity, known: DataFrame, added: DataFrame | None) -> bool:
+    """Whether an id of the index is named nowhere any more. The log is read only where it can decide that."""
+    if added is not None:
+        if not night.has(entity):
+            return False  # events have only been added
+        known = known.join(_ids(night, entity, added), entity.id, "left_anti")
+        if known.isEmpty():
+            return False
+    every = _ids(night, entity, night.store.read(Tables.INTERACTIONS))
+    return not known.join(every, entity.id, "left_anti").isEmpty()
 
 
 def _tokens(night: Night, entity: Entity, fit: str, tokenizer: TokenizerRef) -> Made | None:
@@ -176,52 +196,80 @@ def _sequences(night: Night, fit: str) -> Made | None:
     entry = _fit_entry(night, Tables.SEQUENCES, fit, length, night.cfg.training.num_proc)
     if night.is_done(entry):
         return None
-    rows = _extended(night, fit, entry)
-    if rows is None:
+    is_cut = fit == HOLDOUT and _is_cut(night)
+    added = None
+    if is_cut or (fit == FULL and _keeps_all(night.cfg)):
+        added = _added_events(night, entry, [Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX])
+    if added is not None and fit == FULL:
+        placed = _placed(night, entry, added).persist()
+        made = _written(night, entry, _dealt(night, _extended(night, entry, placed)))
+        placed.unpersist()
+        return made
+    if is_cut:
+        rows = _cut(night, entry, added)
+    else:
         rows = sequences.windows(night.weigh(night.events(fit)), *night.indices(), length)
     return _written(night, entry, _dealt(night, rows))
 
 
-def _extended(night: Night, fit: str, entry: Entry) -> DataFrame | None:
-    """The windows of the last run, those of the users with new events made anew; None where all have to be.
-
-    The full fit's windows are the last ones and the new events behind them, or, for users whose new events are not
-    the newest, their whole log again. The holdout fit's are cut from those of the full fit.
-    """
-    cfg, length = night.cfg, night.cfg.text.sequence_length
+def _keeps_all(cfg: Config) -> bool:
+    """Whether every event has a place in the windows, whatever came later."""
     filtered = cfg.positives.min_value is not None or cfg.positives.half_life_days is not None
-    if filtered or min((cfg.source.interactions.events or {"": 1.0}).values()) <= 0:
-        return None
-    if fit == HOLDOUT and (cfg.evaluation.protocol != "leave_one_out" or cfg.evaluation.few_shot is not None):
-        return None
-    added = _added_events(night, entry)
+    return not filtered and min((cfg.source.interactions.events or {"": 1.0}).values()) > 0
+
+
+def _is_cut(night: Night) -> bool:
+    """Whether the holdout fit's windows can be cut from those of the full fit, by place alone."""
+    cfg = night.cfg
+    return _keeps_all(cfg) and cfg.evaluation.protocol == "leave_one_out" and cfg.evaluation.few_shot is None
+
+
+def _cut(night: Night, entry: Entry, added: DataFrame | None) -> DataFrame:
+    """The holdout fit's windows, cut from the full fit's; those of users without `added` events are taken over."""
+    length, full = night.cfg.text.sequence_length, night.store.read(Tables.SEQUENCES)
     if added is None:
-        return None
-    users, items = night.indices()
-    new = sequences.new_entries(night.weigh(added), users, items)
-    touched = new.select(C.USER_IDX)
+        return sequences.cut(sequences.without_held_out(sequences.histories(full)), length)
+    touched = added.select(C.USER).distinct().join(night.indices()[0], C.USER).select(C.USER_IDX)
+    kept = night.store.read(entry.source).join(touched, C.USER_IDX, "left_anti")
+    whole = sequences.histories(full.join(touched, C.USER_IDX, "left_semi"))
+    return kept.unionByName(sequences.cut(sequences.without_held_out(whole), length))
+
+
+def _placed(night: Night, entry: Entry, added: DataFrame) -> DataFrame:
+    """(user_idx, entries, late): the added events of each user; late where some are not newer than all before."""
+    new = sequences.new_entries(night.weigh(added), *night.indices())
+    windows = night.store.read(entry.source).where(F.col(C.WINDOW) == 0)
+    newest = windows.select(C.USER_IDX, F.element_at(C.EVENT_TS, -1).alias("newest"))
+    late = F.coalesce(F.col("entries")[0][C.EVENT_TS] <= F.col("newest"), F.lit(False)).alias("late")
+    return new.join(newest, C.USER_IDX, "left").select(C.USER_IDX, "entries", late)
+
+
+def _extended(night: Night, entry: Entry, placed: DataFrame) -> DataFrame:
+    """The full fit's windows of the last run; of the users in `placed` (cached), the last ones and the new events
+    behind them, or, for users whose new events are not the newest, their whole log again."""
+    length, (users, items) = night.cfg.text.sequence_length, night.indices()
     old = night.store.read(entry.source)
-    kept = old.join(touched, C.USER_IDX, "left_anti")
-    if fit == HOLDOUT:
-        whole = sequences.histories(night.store.read(Tables.SEQUENCES).join(touched, C.USER_IDX, "left_semi"))
-        return kept.unionByName(sequences.cut(sequences.without_held_out(whole), length))
-    newest = old.where(F.col(C.WINDOW) == 0).select(C.USER_IDX, F.element_at(C.EVENT_TS, -1).alias("newest"))
-    placed = new.join(newest, C.USER_IDX, "left").withColumn("first", F.col("entries")[0][C.EVENT_TS])
-    late = F.coalesce(F.col("first") <= F.col("newest"), F.lit(False))
-    behind = placed.where(~late).select(C.USER_IDX, "entries")
-    between = placed.where(late).join(users, C.USER_IDX).select(C.USER)
-    again = sequences.windows(night.weigh(night.events(fit)).join(between, C.USER, "left_semi"), users, items, length)
-    affected = old.join(touched, C.USER_IDX, "left_semi")
-    return kept.unionByName(sequences.extended(affected, behind, length)).unionByName(again)
+    late = placed.where("late").join(users, C.USER_IDX).select(C.USER)
+    none_late = late.isEmpty()  # known before the joins are planned, as is the size of `placed`
+    kept = old.join(placed, C.USER_IDX, "left_anti")
+    behind = placed.where("NOT late").select(C.USER_IDX, "entries")
+    rows = kept.unionByName(sequences.extended(old.join(behind, C.USER_IDX, "left_semi"), behind, length))
+    if none_late:
+        return rows
+    again = night.weigh(night.events(FULL)).join(late, C.USER, "left_semi")
+    return rows.unionByName(sequences.windows(again, users, items, length))
 
 
-def _added_events(night: Night, entry: Entry) -> DataFrame | None:
-    """The events that came since the last run; None where anything else has changed as well."""
+def _added_events(night: Night, entry: Entry, only_added: Sequence[str]) -> DataFrame | None:
+    """The events that came since the last run; None where one of the tables has otherwise changed than by new rows."""
     store = night.store
     before = [e for e in night.before.get(entry.source, []) if e.settings == entry.settings]
     if not before or not store.exists(entry.source):
         return None
-    added = {table: store.added_files(table, version) for table, version in json.loads(before[0].stamp).items()}
+    versions = json.loads(before[0].stamp)
+    if versions.keys() != json.loads(entry.stamp).keys():
+        return None
+    added = {table: store.added_files(table, versions[table]) for table in only_added}
     if any(files is None for files in added.values()):
         return None
     files = added[Tables.INTERACTIONS]

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
-from flmrec.data import split
+from flmrec.data import sequences, split
 from flmrec.lake import Lake
 from flmrec.stages import ingest, tokenize
 from tests.dirty.shop import config, write
@@ -21,7 +21,11 @@ N_ITEMS = 12
 
 
 def shop(
-    folder: Path, events: list[tuple[str, int, int]], words: Sequence[tuple[str, str, str, int]] = (), **sections: Any
+    folder: Path,
+    events: list[tuple[str, int, int]],
+    words: Sequence[tuple[str, str, str, int]] = (),
+    users: Sequence[str] = ("u0", "u1", "only here"),
+    **sections: Any,
 ):
     """A configuration over these events (user, item number, time) and words (user, item, text, time)."""
     folder.mkdir(exist_ok=True)
@@ -31,7 +35,7 @@ def shop(
     (folder / "log").mkdir(exist_ok=True)
     rows = [{"user": u, "item": f"i{i}", "ts": t} for u, i, t in events]
     write(folder / "log" / f"{len(list((folder / 'log').iterdir()))}.csv", rows)
-    write(folder / "users.csv", [{"user": u, "town": "Bonn"} for u in ("u0", "u1", "only here")])
+    write(folder / "users.csv", [{"user": u, "town": "Bonn"} for u in users])
     source: dict[str, Any] = {
         "users": {"path": str(folder / "users.csv"), "columns": {"user_id": "user"}, "template": "lives in {town}"}
     }
@@ -88,6 +92,16 @@ def test_tokens_have_a_row_for_each(first: tuple[Any, Lake]) -> None:
     assert rows["i4"].n_tokens == len(rows["i4"].input_ids) == 5  # [CLS] pan number 4 [SEP]
     users = {r.id: r.n_tokens for r in first[1].read(Tables.USER_TOKENS).collect()}
     assert users["only here"] == users["u1"] == 5 and users["u4"] == 0
+
+
+def test_holdout_sequences_are_those_of_the_training_events(spark: SparkSession, first: tuple[Any, Lake]) -> None:
+    cfg, store = first
+    events = split.training_events(store.read(Tables.INTERACTIONS), cfg.evaluation, HOLDOUT)
+    indices = store.read(Tables.USER_INDEX), store.read(Tables.ITEM_INDEX)
+    rows = sequences.windows(events.withColumn(C.WEIGHT, F.lit(1.0)), *indices, cfg.text.sequence_length)
+    assert sorted(map(str, rows.collect())) == sorted(
+        map(str, store.read(table_of(Tables.SEQUENCES, HOLDOUT)).collect())
+    )
 
 
 def test_sequences_hold_the_log(first: tuple[Any, Lake]) -> None:
@@ -161,6 +175,11 @@ def test_a_night_gives_what_a_full_build_gives(spark: SparkSession, tmp_path: Pa
     tokens = [{r.id: r.input_ids for r in s.read(Tables.ITEM_TOKENS).collect()} for s in (grown, whole)]
     assert tokens[0].pop("i1") == [1]  # taken over, not made again
     assert tokens[1].pop("i1") and tokens[0] == tokens[1]
+
+    store = night(spark, shop(tmp_path / "grown", [("newest", 0, 102 * DAY)], users=["u0"]))
+    numbers = {r.user_id: r.user_idx for r in store.read(Tables.USER_INDEX).collect()}
+    assert numbers.keys() == {user for user, _, _ in LOG + new} | {"newest"}  # who was only described has gone
+    assert sorted(numbers.values()) == list(range(len(numbers)))
 
 
 def test_held_out_rows_change_nothing_in_training(spark: SparkSession, tmp_path: Path) -> None:
