@@ -51,6 +51,7 @@ class ModelConfig:
     dropout: float | None = None  # in the tower, 0..1
     version: str | None = None  # model to encode and score with; None: the newest
     int8: bool = False  # encode with int8 weights, on CPUs
+    onnx: bool = False  # jobs/finetune.py and jobs/pretrain.py write the encoder as model.onnx too
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

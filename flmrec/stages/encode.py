@@ -60,6 +60,7 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool 
     from flmrec.model.compression import quantized
     from flmrec.model.encoder import encode_rows
     from flmrec.training.comm import own_device
+    from flmrec.training.reader import padded
 
     torch.set_num_threads(1)  # a task has one core
     encoder = None
@@ -70,14 +71,7 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool 
             if int8 and device.type == "cpu":
                 encoder = quantized(encoder)
         n_tokens = batch.column(C.N_TOKENS).to_numpy()
-        lists = batch.column(C.INPUT_IDS)
-        ids = np.zeros((len(n_tokens), int(n_tokens.max(initial=1))), dtype=np.int64)
-        lengths = np.diff(lists.offsets.to_numpy())
-        flat = lists.flatten().to_numpy()
-        starts = np.cumsum(lengths) - lengths
-        for row, (start, n) in enumerate(zip(starts, n_tokens, strict=True)):
-            ids[row, :n] = flat[start : start + n]
-        vectors = encode_rows(encoder, ids, n_tokens, device, bf16=device.type == "cuda")
+        vectors = encode_rows(encoder, padded(batch.column(C.INPUT_IDS)), n_tokens, device, bf16=device.type == "cuda")
         values = pa.ListArray.from_arrays(
             pa.array(np.arange(len(vectors) + 1) * vectors.shape[1], pa.int32()), pa.array(vectors.ravel())
         )

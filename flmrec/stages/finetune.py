@@ -23,7 +23,7 @@ from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.errors import DataContractError, TrainingError, UsageError
 from flmrec.lake import Lake, LedgerRow
-from flmrec.model import artifact
+from flmrec.model import artifact, onnx
 from flmrec.stages import preparation
 from flmrec.training import checkpoint
 from flmrec.training.driver import check_slots, launch
@@ -44,6 +44,8 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     """One fit. Raises UsageError where the cluster cannot run the ranks, TrainingError where a rank fails."""
     started = time.monotonic()
     check_slots(spark, cfg.training)
+    if cfg.model.onnx:
+        onnx.check_packages()
     lake = Lake(spark, cfg.lake)
     version = version_name(lake, cfg, fit)
     final = lake.models_folder() / version
@@ -93,6 +95,8 @@ def _train(spark: SparkSession, cfg: Config, fit: str, lake: Lake, version: str)
     (working / artifact.CONFIG).write_text(config.dump(cfg), encoding="utf-8")
     summary = dataclasses.asdict(results[0]) | {"rows": [dataclasses.asdict(row) for row in rows]}
     (working / _SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    if cfg.model.onnx and fit == FULL:
+        onnx.export(working, cfg.model.pooling)
     checkpoint.publish(working, models / version)
 
 

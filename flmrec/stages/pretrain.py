@@ -27,7 +27,7 @@ from flmrec.data import mixing, split
 from flmrec.data.index import dense_index
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake, LedgerRow
-from flmrec.model import artifact
+from flmrec.model import artifact, onnx
 from flmrec.model.encoder import resolve_encoder
 from flmrec.stages import finetune
 from flmrec.text import augment
@@ -78,6 +78,8 @@ def run(spark: SparkSession, cfg: Config) -> Path:
     rows = [row for result in results for row in result.rows]
     finetune.check_rows(rows, written[1].rows_out, lake.name(Tables.PRETRAIN_WINDOWS))
     _describe(working, cfg, lake, results[0].losses, rows)
+    if cfg.model.onnx:
+        onnx.export(working, cfg.model.pooling)
     checkpoint.publish(working, final)
     written.append(finetune.record_epochs(lake, cfg.run.id, version, [dataclasses.asdict(row) for row in rows]))
     lakes.record(lake, cfg.run.id, STAGE, written, time.monotonic() - started)
@@ -107,6 +109,8 @@ def _check(spark: SparkSession, cfg: Config) -> None:
     if cfg.model.tuning == "frozen":
         raise UsageError("model.tuning=frozen leaves jobs/pretrain.py nothing to train: use full or lora.")
     augment.translator(cfg.pretrain.text.translator)
+    if cfg.model.onnx:
+        onnx.check_packages()
     check_slots(spark, cfg.training)
 
 

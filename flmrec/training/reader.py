@@ -86,7 +86,7 @@ def read_table(files: Sequence[DataFile], columns: Sequence[str]) -> Block:
     lists of several lengths.
     """
     table = parquet.dataset([file.path for file in files]).to_table(columns=list(columns))
-    return {column: _padded(table.column(column).combine_chunks()) for column in columns}
+    return {column: padded(table.column(column).combine_chunks()) for column in columns}
 
 
 def steps_per_epoch(n_rows: int, batch_size: int, size: int) -> int:
@@ -175,7 +175,7 @@ def _to_numpy(array: pa.Array, column: str) -> np.ndarray:
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
 
 
-def _padded(array: pa.Array) -> np.ndarray:
+def padded(array: pa.Array) -> np.ndarray:
     """(rows,) of numbers, or (rows, longest) of lists of numbers, with zeros behind the shorter ones."""
     if not pa.types.is_list(array.type):
         return array.to_numpy(zero_copy_only=False)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 
 from flmrec.errors import UsageError
-from flmrec.model import compression
-from flmrec.model.encoder import DEFAULT_ENCODER, load_encoder
+from flmrec.model import compression, onnx
+from flmrec.model.encoder import DEFAULT_ENCODER, Pooling, load_encoder
 
 
 def test_layers_are_kept_evenly_and_the_folder_loads(tmp_path: Path) -> None:
@@ -42,6 +43,26 @@ def test_int8_is_close_and_leaves_the_encoder_alone() -> None:
         assert torch.equal(before, encoder(ids, lengths))
     cosines = F.cosine_similarity(before, found)
     assert float(cosines.min()) > 0.9 and float(cosines.max()) < 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_onnx_gives_the_same_vectors(pooling: Pooling, tmp_path: Path) -> None:
+    encoder = load_encoder(DEFAULT_ENCODER, pooling).eval()
+    compression.shorten(encoder, 1)  # exporting takes as long as there are layers
+    encoder.save(tmp_path)
+    onnx.export(tmp_path, pooling)
+    ids, lengths = torch.randint(1000, 20_000, (5, 33)), torch.tensor([33, 1, 9, 20, 2])
+    mask = (torch.arange(33) < lengths[:, None]).long()
+    session = onnxruntime.InferenceSession(tmp_path / onnx.FILE)
+    (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, encoder(ids, lengths).numpy(), atol=1e-4)
+
+
+def test_onnx_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "_PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(UsageError, match="no_such_package on the driver"):
+        onnx.check_packages()
 
 
 def test_distillation_is_zero_for_the_teacher_and_looks_at_prefixes() -> None:
