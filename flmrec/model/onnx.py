@@ -35,10 +35,12 @@ def export(folder: Path, pooling: Pooling) -> None:
     them. Inputs input_ids and attention_mask (B, L) int64, padded on the right; output vector (B, H) float32."""
     graph = _Graph(load_encoder(str(folder), pooling)).eval()
     example = torch.ones(2, 8, dtype=torch.long)  # 2 and 8 stand for any number
+    mask = example.clone()
+    mask[1, 4:] = 0  # without padding the model would be traced without a mask
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     torch.onnx.export(
         graph,
-        (example, example),
+        (example, mask),
         folder / FILE,
         input_names=["input_ids", "attention_mask"],
         output_names=["vector"],

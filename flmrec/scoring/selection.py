@@ -38,26 +38,34 @@ def hide_excluded(
 
 @_compiled
 def collect(
-    scores: Array, rows: Array, first: int, users: Array, groups: Array, reservoir: Array, k: int, lowest: Any
+    scores: Array,
+    maxima: Array,
+    rows: Array,
+    first: int,
+    users: Array,
+    groups: Array,
+    reservoir: Array,
+    k: int,
+    lowest: Any,
 ) -> None:
     """Adds to the reservoirs what (A, W) approximate scores leave possible, and raises the users' thresholds.
 
     scores * user_step * group_step is off by at most user_error * length + norm * group_error (see topk.py). An item
     is kept while its upper bound reaches the user's threshold, a lower bound of the k-th best score so far.
-    users: step, error, norm, each (N,). groups: step, length, error, each (G,). lowest: the lowest real value in
-    scores; what is below it is hidden. A user whose bounds are too loose for the reservoir gets threshold NEVER.
+    maxima: (A, G) of the scores. users: step, error, norm, each (N,). groups: step, length, error, each (G,).
+    lowest: the lowest real value in scores; what is below it is hidden. A user whose bounds are too loose for the
+    reservoir gets threshold NEVER.
     """
     user_step, user_error, norm = users
     group_step, length, group_error = groups
     position, low, high, count, threshold = reservoir
     n_groups, places = len(group_step), position.shape[1]
-    best, bar, slack = np.empty(n_groups, scores.dtype), np.empty(n_groups, np.float32), np.empty(n_groups, np.float32)
+    bar, slack = np.empty(n_groups, np.float32), np.empty(n_groups, np.float32)
     for a in range(len(rows)):
         row = rows[a]
-        line, n, least = scores[a], count[row], threshold[row]
+        line, best, n, least = scores[a], maxima[a], count[row], threshold[row]
         for g in range(n_groups):
             slack[g] = user_error[row] * length[g] + norm[row] * group_error[g]
-        _group_maxima(line, best)
         if n == 0 and n_groups >= k:  # the best items of k groups are at least this good
             for g in range(n_groups):
                 bar[g] = np.float32(best[g]) * (user_step[row] * group_step[g]) - slack[g]
@@ -93,16 +101,6 @@ def flatten(reservoir: Array, k: int, users: Array, positions: Array) -> int:
         count[row] = n
         total += n
     return total
-
-
-@_compiled
-def _group_maxima(line: Array, best: Array) -> None:
-    for g in range(len(best)):
-        top = line[g * GROUP]
-        for w in range(g * GROUP, g * GROUP + GROUP):
-            value = line[w]
-            top = value if value > top else top
-        best[g] = top
 
 
 @_compiled

@@ -183,7 +183,9 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
         block = scores.numpy()
         hide_excluded(block, alive, first, *excluded, cursor, block.dtype.type(hidden))
         sizes = (items.step, items.length, items.error) if coded else _float_sizes(items)
-        collect(block, alive, first, bounds, tuple(s[groups] for s in sizes), reservoir.arrays(), k, np.float32(lowest))
+        of_groups = tuple(s[groups] for s in sizes)
+        maxima = scores.view(len(block), -1, GROUP).amax(2).numpy()  # in vectors, where Numba compares one by one
+        collect(block, maxima, alive, first, bounds, of_groups, reservoir.arrays(), k, np.float32(lowest))
     return reservoir
 
 

@@ -1,4 +1,5 @@
-"""Vectors of all texts by the fine-tuned encoder, as AutoModel on the saved folder gives them.
+"""Vectors of all texts by the fine-tuned encoder, as AutoModel on the saved folder gives them, in bfloat16 where the
+processor is fast at it, as in training.
 
     item_tokens, (holdout_)user_tokens, model folder  ->  (holdout_)item_vectors, (holdout_)user_vectors
 
@@ -58,20 +59,22 @@ def encode_partition(batches: Iterator[pa.RecordBatch], folder: str, int8: bool 
     import torch
 
     from flmrec.model.compression import quantized
-    from flmrec.model.encoder import encode_rows
+    from flmrec.model.encoder import bf16_is_fast, encode_rows
     from flmrec.training.comm import own_device
     from flmrec.training.reader import padded
 
     torch.set_num_threads(1)  # a task has one core
     encoder = None
     device = own_device(task_place())
+    int8 = int8 and device.type == "cpu"
+    bf16 = bf16_is_fast(device) and not int8
     for batch in batches:
         if encoder is None:
             encoder = artifact.load_text_encoder(Path(folder)).to(device)
-            if int8 and device.type == "cpu":
+            if int8:
                 encoder = quantized(encoder)
         n_tokens = batch.column(C.N_TOKENS).to_numpy()
-        vectors = encode_rows(encoder, padded(batch.column(C.INPUT_IDS)), n_tokens, device, bf16=device.type == "cuda")
+        vectors = encode_rows(encoder, padded(batch.column(C.INPUT_IDS)), n_tokens, device, bf16=bf16)
         values = pa.ListArray.from_arrays(
             pa.array(np.arange(len(vectors) + 1) * vectors.shape[1], pa.int32()), pa.array(vectors.ravel())
         )

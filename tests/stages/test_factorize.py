@@ -43,7 +43,9 @@ def test_item_vectors_are_those_of_automodel_on_the_saved_folder(made):
     for item, vector in published.items():
         with torch.no_grad():
             states = model(**tokenizer(TEXTS[item], return_tensors="pt")).last_hidden_state[0]
-        np.testing.assert_allclose(vector, states.mean(0).numpy(), atol=2e-5)
+        wanted = states.mean(0).numpy()  # float32; the stage may have had bfloat16
+        assert vector @ wanted > 0.9995 * np.linalg.norm(vector) * np.linalg.norm(wanted)
+        np.testing.assert_allclose(vector, wanted, atol=0.02 * np.abs(wanted).max())
     np.testing.assert_array_equal(published["flute"], published["lute"])  # one text
     assert lake.read(Tables.USER_VECTORS).count() == 0
     assert lake.read(table_of(Tables.ITEM_VECTORS, HOLDOUT)).first()["model_version"] == "model-holdout"
