@@ -115,6 +115,7 @@ def _sql_settings() -> Settings:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",  # Petastorm reads plain files
         "spark.databricks.delta.schema.autoMerge.enabled": "false",
+        "spark.sql.maxConcurrentOutputFileWriters": "16",  # else Spark sorts by run_date what is all of one date
     }
 
 

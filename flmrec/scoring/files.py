@@ -6,6 +6,8 @@ codes    (p, d) int8, read in blocks of rows, so that a catalogue larger than me
 ids      the item ids, an Arrow column, memory-mapped
 """
 
+import os
+import threading
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -20,18 +22,23 @@ from flmrec.scoring.items import Floats, Items
 _SMALL = [f.name for f in fields(Items) if f.name not in ("factors", "codes", "hidden")]
 
 
-class RowsOnDisk:
-    """A matrix in a file of which slices of rows are read."""
+class RowsOnDisk(threading.local):
+    """A matrix in a file of which slices of rows are read, each into the memory of the slice before it."""
 
     def __init__(self, path: Path, dim: int, dtype: type) -> None:
         self.path, self.dim = path, dim
         self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.file = path.open("rb", buffering=0)
+        self.rows = np.empty((0, dim), dtype)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Rows start .. stop, as far as there are; they hold until this thread reads the next."""
+        if len(self.rows) < rows.stop - rows.start:
+            self.rows = np.empty((rows.stop - rows.start, self.dim), self.dtype)
         row_bytes = self.dim * self.dtype.itemsize
-        count = (rows.stop - rows.start) * self.dim
-        found = np.fromfile(self.path, self.dtype, count, offset=rows.start * row_bytes)
-        return found.reshape(-1, self.dim)
+        wanted = memoryview(self.rows[: rows.stop - rows.start].reshape(-1).view(np.uint8))
+        n_bytes = os.preadv(self.file.fileno(), [wanted], rows.start * row_bytes)
+        return self.rows[: n_bytes // row_bytes]
 
 
 def save(prefix: Path, items: Items, ids: pa.Array, about: dict[str, NDArray[Any]]) -> list[str]:

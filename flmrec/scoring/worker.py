@@ -18,6 +18,7 @@ from flmrec.scoring.rules import Rules, choose
 from flmrec.scoring.topk import Exclude, search
 
 MODEL, POPULAR, NEW = "model", "popular", "new"  # where a recommendation comes from
+_SOURCES = [MODEL, POPULAR, NEW]
 SEGMENT, SEEN = "segment", "seen"  # columns of a batch of users, beside the id and the vector
 ALL = ""  # the segment of users that have none
 REASONS = pa.list_(pa.struct([(C.ITEM, pa.string()), (C.SHARE, pa.float32())]))
@@ -162,8 +163,8 @@ def _rows(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: Flo
     rank = np.arange(n) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
     items = np.concatenate([found.items for found in lists])
     row = pa.array(np.repeat(np.arange(len(lists)), lengths))
-    sources = np.repeat(np.array([found.source for found in lists], dtype=object), lengths)
-    sources[rank > np.repeat(lengths - [found.n_new for found in lists], lengths)] = NEW
+    sources = np.repeat([_SOURCES.index(found.source) for found in lists], lengths)
+    sources[rank > np.repeat(lengths - [found.n_new for found in lists], lengths)] = _SOURCES.index(NEW)
     columns = {
         C.RUN_DATE: pa.array([job.run_date], pa.date32()).take(pa.array(np.zeros(n, np.int64))),
         C.USER: batch.column(C.USER).take(row),
@@ -171,7 +172,7 @@ def _rows(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: Flo
         C.ITEM: ids.take(pa.array(items)).cast(pa.string()),
         C.SCORE: pa.array(np.concatenate([found.scores for found in lists]), pa.float32()),
         C.MODEL_VERSION: pa.array([job.model_version]).take(pa.array(np.zeros(n, np.int64))),
-        C.SOURCE: pa.array(sources, pa.string()),
+        C.SOURCE: pa.array(_SOURCES).take(pa.array(sources)),
     }
     columns[C.REASONS] = _reasons(batch, lists, ids, factors, job) if job.with_reasons else pa.nulls(n, REASONS)
     return pa.RecordBatch.from_pydict(columns)
