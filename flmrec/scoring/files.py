@@ -29,15 +29,14 @@ class RowsOnDisk(threading.local):
         self.path, self.dim = path, dim
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.file = path.open("rb", buffering=0)
-        self.rows = np.empty((0, dim), dtype)
+        self.rows: NDArray[Any] = np.empty((0, dim), dtype)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Rows start .. stop, as far as there are; they hold until this thread reads the next."""
-        if len(self.rows) < rows.stop - rows.start:
-            self.rows = np.empty((rows.stop - rows.start, self.dim), self.dtype)
-        row_bytes = self.dim * self.dtype.itemsize
-        wanted = memoryview(self.rows[: rows.stop - rows.start].reshape(-1).view(np.uint8))
-        n_bytes = os.preadv(self.file.fileno(), [wanted], rows.start * row_bytes)
+        wanted, row_bytes = rows.stop - rows.start, self.dim * self.dtype.itemsize
+        if len(self.rows) < wanted:
+            self.rows = np.empty((wanted, self.dim), self.dtype)
+        n_bytes = os.preadv(self.file.fileno(), [self.rows[:wanted].data], rows.start * row_bytes)
         return self.rows[: n_bytes // row_bytes]
 
 
