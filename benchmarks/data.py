@@ -6,7 +6,7 @@
 Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
 seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
 writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake; `small_night` is the same on a
-log of 10,000 events, for what a night costs at any size. `skewed` is a log of which half the events are one user's.
+log of 10,000 events with as many items. `skewed` is a log of which half the events are one user's.
 `texts` compares tokenize with `tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all processes, for machines
 that are not quiet. Results are printed and appended to <folder>/results.jsonl.
 """
@@ -161,8 +161,9 @@ def night(spark: SparkSession, log: Log, cfg: Config, built: tuple[float, float]
     night_s, night_cpu = changed_night(spark, log, cfg)
     idle_s, idle_cpu = timed(partial(build, spark, cfg))
     report(log.folder, what="night", millions=log.millions, build_s=built[0], night_s=night_s, small_night_s=fixed[0],
-           nothing_new_s=idle_s, share=(night_s - fixed[0]) / built[0], build_cpu=built[1], night_cpu=night_cpu,
-           small_night_cpu=fixed[1], nothing_new_cpu=idle_cpu, share_cpu=(night_cpu - fixed[1]) / built[1])  # fmt: skip
+           nothing_new_s=idle_s, share=(night_s - idle_s) / built[0], size_share=(night_s - fixed[0]) / built[0],
+           build_cpu=built[1], night_cpu=night_cpu, small_night_cpu=fixed[1], nothing_new_cpu=idle_cpu,
+           share_cpu=(night_cpu - idle_cpu) / built[1], size_share_cpu=(night_cpu - fixed[1]) / built[1])  # fmt: skip
 
 
 def changed_night(spark: SparkSession, log: Log, cfg: Config) -> tuple[float, float]:

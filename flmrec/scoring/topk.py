@@ -16,8 +16,8 @@ The result is that of computing every score in float32 and sorting by score desc
 Where the bounds are so loose that too many items are left for a user (factors far from uniform in their coordinates),
 the user is searched again with float32 products, and where even that leaves too many (ties by the thousand), with
 every score. Speed changes, the result does not. Processors without 8-bit dot products (AVX-512 VNNI, AMX) start with
-float32. What one user costs: 2 m d operations in 8 bits, a pass over m scores, and a selection that grows with log(m / k);
-docs/scale.md has the figures.
+float32. What one user costs: 2 m d operations in 8 bits, a pass over m scores, and a selection that grows with
+log(m / k); docs/scale.md has the figures.
 """
 
 from concurrent.futures import ThreadPoolExecutor
