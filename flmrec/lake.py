@@ -105,6 +105,7 @@ class Lake:
         A commit that loses against a concurrent one is tried again; the table is created where it is missing.
         """
         writer = rows.write.format("delta").mode(mode)
+        writer = writer.option("delta.dataSkippingStatsColumns", columns.IN_ORDER.get(table, ""))  # of a new table
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         if replace_where and self.exists(table):

@@ -110,27 +110,32 @@ def recommend(users: DataFrame, shipped: str, job: Job, schema: str) -> DataFram
     return users.mapInArrow(partial(_recommend_partition, shipped=shipped, job=job), schema)
 
 
-def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None, n_users: int) -> DataFrame:
-    """Every user that any table knows, with what is known: user_id, vector, segment, seen; spread over tasks.
+def tasks(spark: SparkSession, n_users: int) -> int:
+    """Among how many tasks so many users are dealt."""
+    cores = spark.sparkContext.defaultParallelism
+    return cores * max(-(-n_users // (cores * _USERS_PER_TASK)), 1)
 
-    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment. n_users: about how many there are.
+
+def histories(events: DataFrame, items: Catalogue, n_tasks: int) -> DataFrame:
+    """user_id, seen array<int>: the numbers of the items of each user's events (user_id, item_id), repeats and all;
+    dealt by user among so many tasks."""
+    table = pa.table({C.ITEM: items.ids.cast(pa.string()), POSITION: pa.array(np.arange(len(items.ids)), pa.int32())})
+    numbers = events.sparkSession.createDataFrame(table)
+    numbered = events.join(F.broadcast(numbers), C.ITEM, "left").select(C.USER, POSITION)
+    return numbered.repartition(n_tasks, C.USER).groupBy(C.USER).agg(F.collect_list(POSITION).alias(SEEN))
+
+
+def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | None, n_tasks: int) -> DataFrame:
+    """Every user that any table knows, with what is known: user_id, vector, segment, seen; dealt as `histories` are.
+
+    factors: user_id, vector. histories: user_id, seen. segments: user_id, segment.
     """
-    cores = factors.sparkSession.sparkContext.defaultParallelism
-    tasks = cores * max(-(-n_users // (cores * _USERS_PER_TASK)), 1)
-    users = factors.repartition(tasks, C.USER).join(histories.repartition(tasks, C.USER), C.USER, "full")
+    users = factors.repartition(n_tasks, C.USER).join(histories, C.USER, "full")
     if segments is None:
         users = users.withColumn(SEGMENT, F.lit(None).cast("string"))
     else:
-        users = users.join(segments.repartition(tasks, C.USER), C.USER, "full")
+        users = users.join(segments.repartition(n_tasks, C.USER), C.USER, "full")
     return users.select(C.USER, C.VECTOR, SEGMENT, SEEN)
-
-
-def histories(events: DataFrame, items: Catalogue) -> DataFrame:
-    """user_id, seen array<int>: the numbers of the items of each user's events (user_id, item_id)."""
-    table = pa.table({C.ITEM: items.ids.cast(pa.string()), POSITION: pa.array(np.arange(len(items.ids)), pa.int32())})
-    numbers = events.sparkSession.createDataFrame(table)
-    numbered = events.join(F.broadcast(numbers), C.ITEM, "left")
-    return numbered.groupBy(C.USER).agg(F.collect_set(POSITION).alias(SEEN))
 
 
 def _recommend_partition(batches: Iterator[pa.RecordBatch], shipped: str, job: Job) -> Iterator[pa.RecordBatch]:

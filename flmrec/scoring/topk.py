@@ -34,6 +34,7 @@ from flmrec.scoring.selection import GROUP, NEVER, collect, flatten, hide_exclud
 
 Exclude = tuple[NDArray[np.integer], NDArray[np.integer]]  # (indptr (n+1,), item indices), ragged rows of users
 _BLOCK_ITEMS = 8192  # items multiplied at a time; with 256 users, 8 MiB of approximate scores
+_TILES = 4  # of users, that share one walk over the blocks
 _RESCORED = 2048  # pairs scored in float32 at a time, so that both sides stay in cache
 _HIDDEN = {torch.int32: (-(2**31), -2e9), torch.float32: (-np.inf, -3e38)}  # excluded; the lowest score there can be
 _NO_KEY = np.iinfo(np.int64).min
@@ -74,19 +75,20 @@ def search(
     n = len(user_factors)
     refuse_bad(np.linalg.norm(user_factors, axis=1), "user_factors", np.arange(n))
     indptr, excluded = (np.zeros(n + 1, np.int64), np.zeros(0, np.int32)) if exclude is None else exclude
-    bounds = [*range(0, n, 256 if k <= 256 else 64), n]
+    walked = _tile_users(k) * min(_TILES, max(n // (_tile_users(k) * threads), 1))
+    bounds = [*range(0, n, walked), n]
     if allowed is not None:
         items = _restricted(items, allowed)
 
-    def tile(span: tuple[int, int]) -> NDArray[np.int64]:
+    def walk(span: tuple[int, int]) -> NDArray[np.int64]:
         first, end = span
         positions = items.position.take(excluded[indptr[first] : indptr[end]])
         own = _sorted_rows(np.asarray(indptr[first : end + 1] - indptr[first], dtype=np.int64), positions)
-        return _search_tile(items, np.ascontiguousarray(user_factors[first:end]), k, own, items.codes is not None)
+        return _search_users(items, np.ascontiguousarray(user_factors[first:end]), k, own, items.codes is not None)
 
     before = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        keys = list(pool.map(tile, pairwise(bounds)))
+        keys = list(pool.map(walk, pairwise(bounds)))
     torch.set_num_threads(before)
     return unpack(np.concatenate(keys) if keys else np.zeros((0, k), np.int64))
 
@@ -145,8 +147,8 @@ class _Reservoir:
         return self.position, self.low, self.high, self.count, self.threshold
 
 
-def _search_tile(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -> NDArray[np.int64]:
-    """Keys (n, k) of the users' lists, for users that fit a tile. excluded: sorted positions."""
+def _search_users(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -> NDArray[np.int64]:
+    """Keys (n, k) of the users' lists, by one walk over the items. excluded: sorted positions."""
     found = _scan(items, users, k, excluded, coded)
     overflowed = np.flatnonzero(found.threshold == NEVER)
     rows, positions = np.empty(found.position.size, np.int16), np.empty(found.position.size, np.int32)
@@ -155,7 +157,7 @@ def _search_tile(items: Items, users: Floats, k: int, excluded: Exclude, coded: 
     keys = pack(_scores(users, rows[:total], items.factors, candidates), candidates)
     best = _best_of_each(rows[:total], keys, len(users), k)
     if coded and len(overflowed):
-        best[overflowed] = _search_tile(items, users[overflowed], k, _rows_of(excluded, overflowed), coded=False)
+        best[overflowed] = _search_users(items, users[overflowed], k, _rows_of(excluded, overflowed), coded=False)
     else:
         for row in overflowed:
             best[row] = _every_score(items, users[row : row + 1], k, _rows_of(excluded, np.array([row]))[1])
@@ -167,27 +169,40 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
     n, p = len(users), len(items)
     reservoir = _Reservoir.empty(n, 8 * k + 16 * GROUP)
     sides, bounds = _encode_users(users, coded)
-    alive, cursor, scores = np.arange(n), excluded[0][:-1].copy(), torch.empty(0)
+    sizes = (items.step, items.length, items.error) if coded else _float_sizes(items)
+    tiles = np.split(np.arange(n), range(_tile_users(k), n, _tile_users(k)))
+    cursor, scores = excluded[0][:-1].copy(), torch.empty(0)
     for first in range(0, p, _BLOCK_ITEMS):
         groups = slice(first // GROUP, min((first + _BLOCK_ITEMS) // GROUP, len(items.step)))
-        reach = bounds[2] * (items.reach[groups.start] * SAFE + items.rounding[groups.start])
-        reached = reach[alive] >= reservoir.threshold[alive]
-        if not reached.any():
+        reached = bounds[2] * (items.reach[groups.start] * SAFE + items.rounding[groups.start]) >= reservoir.threshold
+        tiles = [_searched(tile, reached) for tile in tiles if reached[tile].any()]
+        if not tiles:
             break
-        if 2 * reached.sum() <= len(alive):  # halving keeps the number of shapes small, each is compiled by oneDNN
-            alive = alive[reached]
-        scores = _approximate(items, sides[alive] if len(alive) < n else sides, first, groups, scores)
-        hidden, lowest = _HIDDEN[scores.dtype]
-        scores[:, p - first :] = hidden  # what fills the last group
-        if items.hidden is not None:
-            scores[:, : p - first].masked_fill_(torch.from_numpy(items.hidden[first : first + _BLOCK_ITEMS]), hidden)
-        block = scores.numpy()
-        hide_excluded(block, alive, first, *excluded, cursor, block.dtype.type(hidden))
-        sizes = (items.step, items.length, items.error) if coded else _float_sizes(items)
         of_groups = tuple(s[groups] for s in sizes)
-        maxima = scores.view(len(block), -1, GROUP).amax(2).numpy()  # in vectors, where Numba compares one by one
-        collect(block, maxima, alive, first, bounds, of_groups, reservoir.arrays(), k, np.float32(lowest))
+        block = _block(items, first, groups, coded)
+        for tile in tiles:
+            scores = _products(sides[tile], block, scores)
+            hidden, lowest = _HIDDEN[scores.dtype]
+            scores[:, p - first :] = hidden  # what fills the last group
+            if items.hidden is not None:
+                out = torch.from_numpy(items.hidden[first : first + _BLOCK_ITEMS])
+                scores[:, : p - first].masked_fill_(out, hidden)
+            rows = scores.numpy()
+            hide_excluded(rows, tile, first, *excluded, cursor, rows.dtype.type(hidden))
+            maxima = scores.view(len(rows), -1, GROUP).amax(2).numpy()  # in vectors, where Numba compares one by one
+            collect(rows, maxima, tile, first, bounds, of_groups, reservoir.arrays(), k, np.float32(lowest))
     return reservoir
+
+
+def _tile_users(k: int) -> int:
+    """Users whose scores of a block are held at a time."""
+    return 256 if k <= 256 else 64
+
+
+def _searched(tile: NDArray, reached: NDArray[np.bool_]) -> NDArray:
+    """The users of a tile to go on with: halving keeps the number of shapes small, each is compiled by oneDNN."""
+    left = tile[reached[tile]]
+    return left if 2 * len(left) <= len(tile) else tile
 
 
 def _encode_users(users: Floats, coded: bool) -> tuple[torch.Tensor, tuple[Floats, Floats, Floats]]:
@@ -205,18 +220,21 @@ def _float_sizes(items: Items) -> tuple[Floats, Floats, Floats]:
     return np.ones_like(items.step), np.zeros_like(items.length), items.rounding
 
 
-def _approximate(items: Items, users: torch.Tensor, first: int, groups: slice, buffer: torch.Tensor) -> torch.Tensor:
-    """(A, whole groups) approximate scores of a block, int32 of codes or float32; beyond the last item, anything."""
+def _block(items: Items, first: int, groups: slice, coded: bool) -> torch.Tensor:
+    """(whole groups, d) items from position `first` on, codes or float32; beyond the last item, zeros."""
     width = (groups.stop - groups.start) * GROUP
-    dtype = torch.int32 if users.dtype == torch.int8 else torch.float32
-    if buffer.numel() < len(users) * width:
-        buffer = torch.empty(len(users) * width, dtype=dtype)
-    scores = buffer.view(-1)[: len(users) * width].view(len(users), width)
-    if dtype == torch.int32:
-        block = _padded(items.codes[first : first + width], width)
-        return torch._int_mm(users, block.T, out=scores)
-    block = _padded(items.factors.take(items.order[first : first + width], axis=0) - items.mean, width)
-    return torch.mm(users, block.T, out=scores)
+    if coded:
+        return _padded(items.codes[first : first + width], width)
+    return _padded(items.factors.take(items.order[first : first + width], axis=0) - items.mean, width)
+
+
+def _products(users: torch.Tensor, block: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """(A, W) approximate scores, int32 of codes or float32, in the buffer where it is large enough."""
+    n_scores, dtype = len(users) * len(block), torch.int32 if users.dtype == torch.int8 else torch.float32
+    if buffer.numel() < n_scores:
+        buffer = torch.empty(n_scores, dtype=dtype)
+    scores = buffer.view(-1)[:n_scores].view(len(users), len(block))
+    return (torch._int_mm if dtype == torch.int32 else torch.mm)(users, block.T, out=scores)
 
 
 def _padded(rows: NDArray, width: int) -> torch.Tensor:

@@ -75,8 +75,8 @@ def _recommend(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerRow]:
                 about["new"] = eligible.new_items(log, items, cfg.run.date, scoring.new_days)
             shipped = driver.ship(spark, items, allow, about, scoring.index, cfg.run.seed)
             vectors = factors.select(F.col(C.ID).alias(C.USER), C.VECTOR)
-            about_users = max(factors.count(), 0 if segments is None else segments.count())
-            users = driver.audience(vectors, driver.histories(events, items), segments, about_users)
+            tasks = driver.tasks(spark, max(factors.count(), 0 if segments is None else segments.count()))
+            users = driver.audience(vectors, driver.histories(events, items, tasks), segments, tasks)
             passed = Observation()  # counts the users on their way, instead of once more beforehand
             counted = users.observe(passed, F.count(F.lit(1)).alias("users"))
             listed = driver.recommend(counted, shipped, job, columns.RECOMMENDATIONS)
@@ -140,7 +140,8 @@ def _similar_items(spark: SparkSession, lake: Lake, cfg: Config) -> list[LedgerR
         )
         vectors = lake.read(Tables.ITEM_FACTORS).select(F.col(C.ID).alias(C.USER), C.VECTOR)
         itself = vectors.select(C.USER, F.col(C.USER).alias(C.ITEM))
-        users = driver.audience(vectors, driver.histories(itself, items), None, len(items.ids))
+        tasks = driver.tasks(spark, len(items.ids))
+        users = driver.audience(vectors, driver.histories(itself, items, tasks), None, tasks)
         listed = driver.recommend(users, shipped, job, columns.RECOMMENDATIONS)
         renamed = listed.select(
             C.RUN_DATE,
