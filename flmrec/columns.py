@@ -43,10 +43,6 @@ class Tables:
     RERANK_PAIRS, RERANK_LISTS, PAIR_SCORES = "rerank_pairs", "rerank_lists", "pair_scores"
 
 
-# The columns in whose order a table's rows lie, so that a file's least and largest value let readers skip it. All other
-# rows lie by the hash of an id: such values would skip nothing, and cost a quarter of the time of a write.
-IN_ORDER = {Tables.INTERACTIONS: C.EVENT_TS, Tables.WORDS: C.EVENT_TS}
-
 HOLDOUT, FULL = "holdout", "full"
 FITS = (HOLDOUT, FULL)
 
@@ -55,6 +51,28 @@ def table_of(name: str, fit: str) -> str:
     """Name of `name` for one fit: the full fit's tables are the published ones, the holdout fit's carry a prefix."""
     return name if fit == FULL else f"{HOLDOUT}_{name}"
 
+
+# Of which columns a file of a large table keeps the least and the largest value, so that readers can skip it. Rows that
+# lie by the hash of an id have none: such values would skip nothing, and cost a quarter of the time of a write.
+_HASHED = (
+    Tables.ITEM_TOKENS,
+    Tables.USER_TOKENS,
+    Tables.SEQUENCES,
+    Tables.EXAMPLES,
+    Tables.PRETRAIN_TEXTS,
+    Tables.PRETRAIN_WINDOWS,
+    Tables.ITEM_VECTORS,
+    Tables.USER_VECTORS,
+    Tables.ITEM_FACTORS,
+    Tables.USER_FACTORS,
+    Tables.RECOMMENDATIONS,
+    Tables.SIMILAR_ITEMS,
+    Tables.CLICK_SCORES,
+)
+FILE_STATISTICS = {table_of(name, fit): "" for name in _HASHED for fit in FITS} | {
+    Tables.INTERACTIONS: C.EVENT_TS,
+    Tables.WORDS: C.EVENT_TS,
+}
 
 # Schemas, in Spark's DDL
 INTERACTIONS = (

@@ -105,7 +105,8 @@ class Lake:
         A commit that loses against a concurrent one is tried again; the table is created where it is missing.
         """
         writer = rows.write.format("delta").mode(mode)
-        writer = writer.option("delta.dataSkippingStatsColumns", columns.IN_ORDER.get(table, ""))  # of a new table
+        if table in columns.FILE_STATISTICS:  # a table that is there keeps what it has
+            writer = writer.option("delta.dataSkippingStatsColumns", columns.FILE_STATISTICS[table])
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         if replace_where and self.exists(table):

@@ -76,15 +76,16 @@ def run(spark: SparkSession, cfg: Config) -> None:
             unchanged.append(name)
     changed = [one for name, one in judged.items() if name not in unchanged]
     earlier = {one.table: store.latest_version(one.table) for one in changed if store.exists(one.table)}
-    _quarantine(store, cfg, changed)
-    with ThreadPoolExecutor(2) as pool:  # with little data Spark mostly waits
+    with ThreadPoolExecutor(3) as pool:  # with little data Spark mostly waits
+        quarantined = pool.submit(_quarantine, store, cfg, changed)
         ledger = list(pool.map(lambda one: _write(store, cfg, one), changed))
+        quarantined.result()
+    for one in judged.values():
+        one.parsed.rows.unpersist()
     _check_closed(store, ledger, earlier)
     for row in ledger:
         _report(row)
     for name in unchanged:
-        if name in judged:
-            judged[name].parsed.rows.unpersist()
         console.print(f"  {name}: nothing new")
         ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
     lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
@@ -224,7 +225,6 @@ def _write(store: Lake, cfg: Config, one: Judged) -> LedgerRow:
     else:
         version = store.write(one.table, rows)
         merged = Merged(version, store.rows_written(one.table, version), 0, 0)
-    one.parsed.rows.unpersist()
     store.pinned[one.table] = merged.version
     return LedgerRow(
         table=one.table,
