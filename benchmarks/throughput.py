@@ -4,10 +4,10 @@
 
 Encoding: what a task of `jobs/encode.py` does, tokens to vectors, in as many processes of one thread as there are cores
 (float32, and bfloat16, which the night takes where the processor is fast at it), tokenizing included; beside
-`SentenceTransformer.encode` in one process with all cores, by default and in bfloat16. Training (--lake, a lake in which
-a night was made from the same data): next events that the ranks learned a second in the epochs that also fine-tune the
-encoder, as the model folder has them; beside pairs of (item's text, next item's text) a second in sentence-transformers'
-trainer, bfloat16, 64 a batch. Its environment is made by `uv run`, apart from .venv.
+`SentenceTransformer.encode` in one process with all cores, by default and in bfloat16. Training (--lake, a lake where a
+night was made from the same data): next events that the ranks learned a second in the epochs that also fine-tune the
+encoder, as the model folder has them; beside pairs of (text of an item, text of the next) a second in the trainer of
+sentence-transformers, bfloat16, 64 a batch. Its environment is made by `uv run`, apart from .venv.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from flmrec.text.tokenization import TokenizerRef, tokenize_partition, tokenizer
 from flmrec.training.reader import padded
 
 MAX_TOKENS, BATCH, STEPS = 64, 64, 20
-PEER = ["sentence-transformers[train]==5.1.2", "torch==2.13.0", "transformers<5"]
+PEER = ["sentence-transformers[train]==5.1.2", "datasets==5.0.1", "transformers==4.57.6", "torch==2.13.0"]
 
 
 def main() -> None:
@@ -64,23 +64,23 @@ def ours(texts: list[str], *, bf16: bool) -> float:
     ref = tokenizer_ref(resolve_encoder(DEFAULT_ENCODER), MAX_TOKENS)
     cores = len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
-    ready, go = context.Barrier(cores + 1), context.Barrier(cores + 1)
+    together = context.Barrier(cores + 1, timeout=600)
     tasks = [
-        context.Process(target=_encode_task, args=(texts[place::cores], ref, bf16, ready, go)) for place in range(cores)
+        context.Process(target=_encode_task, args=(texts[place::cores], ref, bf16, together), daemon=True)
+        for place in range(cores)
     ]
     for task in tasks:
         task.start()
-    ready.wait()
+    together.wait()
     started = time.perf_counter()
-    go.wait()
+    together.wait()
+    seconds = time.perf_counter() - started
     for task in tasks:
         task.join()
-        if task.exitcode:
-            raise RuntimeError(f"A process that encoded ended with status {task.exitcode}.")
-    return len(texts) / (time.perf_counter() - started)
+    return len(texts) / seconds
 
 
-def _encode_task(texts: list[str], ref: TokenizerRef, bf16: bool, ready: Any, go: Any) -> None:
+def _encode_task(texts: list[str], ref: TokenizerRef, bf16: bool, together: Any) -> None:
     torch.set_num_threads(1)
     encoder = load_encoder(DEFAULT_ENCODER, "mean")
     device = torch.device("cpu")
@@ -92,9 +92,9 @@ def _encode_task(texts: list[str], ref: TokenizerRef, bf16: bool, ready: Any, go
             encode_rows(encoder, padded(batch.column(C.INPUT_IDS)), n_tokens, device, bf16=bf16)
 
     encode(texts[:128])
-    ready.wait()
-    go.wait()
+    together.wait()
     encode(texts)
+    together.wait()
 
 
 def trained(lake: Path) -> float:
@@ -121,7 +121,8 @@ def peer(log: logs.Log, titles: np.ndarray, texts: list[str]) -> dict[str, float
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "work.json"
         file.write_text(json.dumps(work))
-        command = [str(Path(sys.prefix) / "bin" / "uv"), "run", "--no-project", "--python", sys.executable]
+        python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        command = [str(Path(sys.prefix) / "bin" / "uv"), "run", "--isolated", "--no-project", "--python", str(python)]
         command += [part for package in PEER for part in ("--with", package)]
         command += [str(Path(__file__).parent / "peers" / "sbert.py"), str(file)]
         printed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)

@@ -167,14 +167,14 @@ def encode_rows(
     encoder.eval()
     vectors = np.zeros((len(input_ids), encoder.width), dtype=np.float32)
     full = np.flatnonzero(n_tokens)
-    for batch in length_batches(n_tokens[full], _TOKENS_PER_BATCH):
-        rows = full[batch]
-        longest = int(n_tokens[rows].max())
-        ids = torch.from_numpy(input_ids[rows, :longest].astype(np.int64)).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # around all batches: weights are cast once
+        for batch in length_batches(n_tokens[full], _BATCH_TOKENS[device.type]):
+            rows = full[batch]
+            longest = int(n_tokens[rows].max())
+            ids = torch.from_numpy(input_ids[rows, :longest].astype(np.int64)).to(device)
             vectors[rows] = encoder(ids, torch.from_numpy(n_tokens[rows].astype(np.int64)).to(device)).cpu().numpy()
     encoder.train(was_training)
     return vectors
 
 
-_TOKENS_PER_BATCH = 4096
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}  # a processor's cache holds so many (measured); a GPU wants more (not)
