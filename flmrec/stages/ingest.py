@@ -1,8 +1,8 @@
 """Sources to `interactions`, `items`, `users` and `words`; bad rows to `quarantine`; every row in the ledger.
 
-Each source is read once, to judge every row and to count, unless rules look at whole columns or users. The judged rows
-stay on the executors' disks until the data contract is known to hold for all sources; only then they are written. A
-source in which nothing changed is not read.
+The sources are read side by side, each once, to judge every row and to count, unless rules look at whole columns or
+users. The judged rows stay on the executors' disks until the data contract is known to hold for all sources; only then
+they are written. A source in which nothing changed is not read.
 """
 
 import datetime as dt
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,24 +59,25 @@ class Judged:
         return self.intake.name
 
 
+Judging = dict[str, "Future[Judged | None]"]  # name of a source: None where nothing in it is new
+
+
 def run(spark: SparkSession, cfg: Config) -> None:
     """Raises UsageError or DataContractError before anything is written."""
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
     check_writable(cfg.lake.root)
     before = processed.entries(store, STAGE)
-    judged: dict[str, Judged] = {}
-    unchanged = []
-    for name in _sources(cfg):
-        known = before.get(name, []) if store.exists(name) else []
-        plan = intake.plan(spark, cfg, name, _needed(cfg, name), known)
-        if plan is not None:
-            judged[name] = _judge(spark, store, cfg, plan, judged)
-        if plan is None or intake.is_same(plan, judged[name].entries):
-            unchanged.append(name)
+    names, judging = _sources(cfg), Judging()
+    with ThreadPoolExecutor(len(names)) as pool:  # with little data Spark mostly waits
+        for name in names:
+            known = before.get(name, []) if store.exists(name) else []
+            judging[name] = pool.submit(_judge, spark, store, cfg, name, known, judging)
+        judged = {name: one for name in names if (one := judging[name].result()) is not None}
+    unchanged = [n for n in names if n not in judged or intake.is_same(judged[n].intake, judged[n].entries)]
     changed = [one for name, one in judged.items() if name not in unchanged]
     earlier = {one.table: store.latest_version(one.table) for one in changed if store.exists(one.table)}
-    with ThreadPoolExecutor(3) as pool:  # with little data Spark mostly waits
+    with ThreadPoolExecutor(3) as pool:
         quarantined = pool.submit(_quarantine, store, cfg, changed)
         ledger = list(pool.map(lambda one: _write(store, cfg, one), changed))
         quarantined.result()
@@ -123,8 +124,14 @@ def _needed(cfg: Config, name: str) -> list[str]:
     return [column for column in vars(source.columns).values() if isinstance(column, str)]
 
 
-def _judge(spark: SparkSession, store: Lake, cfg: Config, plan: Intake, before: dict[str, Judged]) -> Judged:
-    """Parses, judges and counts a source. Raises DataContractError where it breaks the contract."""
+def _judge(
+    spark: SparkSession, store: Lake, cfg: Config, name: str, known: list[Entry], judging: Judging
+) -> Judged | None:
+    """Parses, judges and counts a source, in which `known` was worked off; waits for those in `judging` that its rules
+    look at. Raises DataContractError where it breaks the contract."""
+    plan = intake.plan(spark, cfg, name, _needed(cfg, name), known)
+    if plan is None:
+        return None
     opened = open_source(spark, plan.name, plan.source, _needed(cfg, plan.name), files=plan.files, after=plan.after)
     for line in contract.check_types(plan, opened, _needed(cfg, plan.name)):
         console.print(line)
@@ -133,7 +140,7 @@ def _judge(spark: SparkSession, store: Lake, cfg: Config, plan: Intake, before: 
         given = opened.rows.where(F.col(CHANGE) == "insert")
         deleted = _parse(cfg, plan, opened.rows.where(F.col(CHANGE) == "delete")).rows
         removed = deleted.where(F.col(C.REASON).isNull()).select(_columns(plan, deleted))
-    marked = _mark(store, cfg, plan, _parse(cfg, plan, given), before)
+    marked = _mark(store, cfg, plan, _parse(cfg, plan, given), judging)
     parsed = Parsed(marked.rows.persist(StorageLevel.DISK_ONLY), marked.rules)
     try:
         rows = contract.count(parsed.rows, opened)
@@ -155,7 +162,7 @@ def _parse(cfg: Config, plan: Intake, raw: DataFrame) -> Parsed:
             return entities.parse(raw, plan.source, _ID[plan.name], cfg.quality)
 
 
-def _mark(store: Lake, cfg: Config, plan: Intake, parsed: Parsed, before: dict[str, Judged]) -> Parsed:
+def _mark(store: Lake, cfg: Config, plan: Intake, parsed: Parsed, judging: Judging) -> Parsed:
     """The rules that look at more than one row."""
     quality = cfg.quality
     if plan.name in _ID:
@@ -164,7 +171,7 @@ def _mark(store: Lake, cfg: Config, plan: Intake, parsed: Parsed, before: dict[s
         return parsed
     for table, rule in ((Tables.ITEMS, "unknown_item"), (Tables.USERS, "unknown_user")):
         if rules.rule_of(quality, rule).action != "off" and table in _sources(cfg):
-            parsed = rules.mark_unknown(parsed, _known_ids(store, before.get(table), table), _ID[table], rule)
+            parsed = rules.mark_unknown(parsed, _known_ids(store, judging[table].result(), table), _ID[table], rule)
     if quality.robots.action != "off":
         parsed = rules.mark_robots(parsed, quality.robots)
     if quality.same_second.action != "off":
