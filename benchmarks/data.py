@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,8 @@ def night(spark: SparkSession, log: Log, cfg: Config, built: tuple[float, float]
 def changed_night(spark: SparkSession, log: Log, cfg: Config) -> tuple[float, float]:
     write_log(log, new=True)
     write_items(log.folder, changed=NEW_SHARE)
-    return timed(partial(build, spark, cfg))
+    run = replace(cfg.run, id=f"{cfg.run.id}-night")
+    return timed(partial(build, spark, replace(cfg, run=run)))
 
 
 def build(spark: SparkSession, cfg: Config) -> None:

@@ -35,6 +35,7 @@ class Lake:
     config: LakeConfig
     pinned: dict[str, int] = field(default_factory=dict)  # table name: Delta version that is read
     _written: dict[tuple[str, int], int] = field(default_factory=dict)  # (table, version): rows that write() wrote
+    _added: dict[tuple[str, int, int], list[str] | None] = field(default_factory=dict)  # (table, since, until): files
 
     def name(self, table: str) -> str:
         """What Spark SQL calls the table: root.table in a catalog, delta.`folder/table` on disk."""
@@ -83,6 +84,14 @@ class Lake:
     def added_files(self, table: str, since: int) -> list[str] | None:
         """Files of the pinned snapshot that version `since` did not have; None where files of that version are gone,
         or the version itself."""
+        until = self.version(table)
+        if since == until:
+            return []
+        if (table, since, until) not in self._added:  # several Spark jobs a version
+            self._added[table, since, until] = self._files_between(table, since)
+        return self._added[table, since, until]
+
+    def _files_between(self, table: str, since: int) -> list[str] | None:
         earlier = Lake(self.spark, self.config, {table: since})
         try:
             before = set(earlier.live_files(table))
@@ -100,7 +109,20 @@ class Lake:
         replace_where: str | None = None,
         partition_by: Sequence[str] = (),
     ) -> int:
-        """One atomic commit. `replace_where` replaces just the rows it selects. Returns the new Delta version.
+        """As `commit`; returns the new Delta version, which takes Spark another job to find."""
+        commit = self.commit(table, rows, mode=mode, replace_where=replace_where, partition_by=partition_by)
+        return self._remember(table, commit)
+
+    def commit(
+        self,
+        table: str,
+        rows: DataFrame,
+        *,
+        mode: str = "overwrite",
+        replace_where: str | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> str:
+        """One atomic commit. `replace_where` replaces just the rows it selects. Returns the commit's userMetadata.
 
         A commit that loses against a concurrent one is tried again; the table is created where it is missing.
         """
@@ -121,7 +143,7 @@ class Lake:
                     writer.saveAsTable(self.name(table))
                 else:
                     writer.save(self._folder(table))
-                return self._remember(table, commit)
+                return commit
             except PySparkException as error:
                 if not is_conflict(error) or attempt == _CONFLICT_RETRIES - 1:
                     raise
@@ -182,7 +204,7 @@ def record(lake: Lake, run_id: str, stage: str, rows: Sequence[LedgerRow], secon
     frame = lake.spark.createDataFrame(data, columns.LEDGER).coalesce(1)
     tables = ", ".join(f"'{r.table}'" for r in rows)
     where = f"run_id = '{run_id}' AND stage = '{stage}' AND `table` IN ({tables})"
-    lake.write(Tables.LEDGER, frame, replace_where=where)
+    lake.commit(Tables.LEDGER, frame, replace_where=where)
 
 
 def replace_run(lake: Lake, table: str, rows: DataFrame, run_id: str) -> int:

@@ -6,8 +6,9 @@ from pyspark.sql import functions as F
 _BUCKETS = 256
 
 
-def dense_index(ids: DataFrame, id_column: str, idx_column: str, first: int) -> DataFrame:
-    """(id, idx INT): idx counts from `first` without gaps, in the order of a hash of the id (ids grow with time).
+def dense_index(ids: DataFrame, id_column: str, idx_column: str, first: int) -> tuple[DataFrame, int]:
+    """(id, idx INT), and how many: idx counts from `first` without gaps, in the order of a hash of the id (ids grow
+    with time).
 
     ids: distinct. The rows of a bucket of hashes are numbered by themselves, so no task sees all ids; one Spark job
     counts the buckets.
@@ -20,4 +21,5 @@ def dense_index(ids: DataFrame, id_column: str, idx_column: str, first: int) -> 
         start += counts.get(b, 0)
     within = F.row_number().over(Window.partitionBy("bucket").orderBy(F.xxhash64(id_column), id_column))
     offset = F.array(*map(F.lit, starts))[F.col("bucket")]
-    return ids.withColumn("bucket", bucket).select(id_column, (offset + within - 1).cast("int").alias(idx_column))
+    rows = ids.withColumn("bucket", bucket).select(id_column, (offset + within - 1).cast("int").alias(idx_column))
+    return rows, start - first

@@ -147,7 +147,7 @@ def _write_texts(lake: Lake, sources: list[Source]) -> LedgerRow:
         keyed = texts if keyed is None else keyed.union(texts)
     assert keyed is not None
     keyed = keyed.withColumn(_KEYED, F.concat_ws(":", C.SOURCE, C.TEXT))
-    index = dense_index(keyed.select(_KEYED), _KEYED, C.IDX, 1)
+    index, _ = dense_index(keyed.select(_KEYED), _KEYED, C.IDX, 1)
     rows = keyed.join(index, _KEYED).select(C.IDX, C.SOURCE, C.TEXT)
     return _written(lake, Tables.PRETRAIN_TEXTS, rows)
 

@@ -119,17 +119,15 @@ def _index(night: Night, entity: Entity) -> Made | None:
         return None
     ids = _ids(night, entity, store.read(Tables.INTERACTIONS))
     if not store.exists(entity.index):
-        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first))
+        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0])
     known = store.read(entity.index)
     added = _added_events(night, entry, [Tables.INTERACTIONS])
     if _some_gone(night, entity, known, added):
-        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first))
+        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0])
     named = ids if added is None else _ids(night, entity, added)
     new = named.join(known, entity.id, "left_anti")
-    if new.isEmpty():
-        return Made(entry, None)
-    numbered = dense_index(new, entity.id, entity.idx, entity.first + known.count())
-    return _written(night, entry, numbered, mode="append")
+    numbered, n_new = dense_index(new, entity.id, entity.idx, entity.first + known.count())
+    return _written(night, entry, numbered, mode="append") if n_new else Made(entry, None)
 
 
 def _ids(night: Night, entity: Entity, events: DataFrame) -> DataFrame:
@@ -151,9 +149,15 @@ def _some_gone(night: Night, entity: Entity, known: DataFrame, added: DataFrame 
 
 
 def _tokens(night: Night, entity: Entity, fit: str, tokenizer: TokenizerRef) -> Made | None:
-    """One row an id of the index; rows whose text and tokenizer are those of the table are taken over from it."""
+    """One row an id of the index; rows whose text and tokenizer are those of the table are taken over from it. No row
+    where no source has text of users."""
     store, cfg = night.store, night.cfg
     name = table_of(entity.tokens, fit)
+    if not night.has(entity) and cfg.source.words is None:
+        entry = _entry(night, name, [])
+        if night.is_done(entry):
+            return None
+        return _written(night, entry, store.spark.createDataFrame([], columns.TOKENS))
     inputs = [entity.index] + ([entity.table] if night.has(entity) else [])
     settings: list[Any] = [tokenizer.fingerprint, cfg.training.num_proc]
     if entity is _USERS and cfg.source.words is not None:
@@ -292,7 +296,7 @@ def _features(night: Night, entity: Entity, fit: str) -> Made | None:
     stats = features.statistics(table, trained, entity.id, cfg.features.max_categories).collect()
     labelled = store.spark.createDataFrame([(entity.table, *row) for row in stats], columns.FEATURE_STATISTICS)
     where = f"entity = '{entity.table}'"
-    store.write(table_of(Tables.FEATURE_STATISTICS, fit), labelled.coalesce(1), replace_where=where)
+    store.commit(table_of(Tables.FEATURE_STATISTICS, fit), labelled.coalesce(1), replace_where=where)
     rows = features.normalised(table, entity.id, {row.attribute: row for row in stats}, cfg.features)
     return _written(night, entry, rows)
 
