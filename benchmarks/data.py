@@ -5,8 +5,8 @@
 
 Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
 seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
-writes Delta. `night` adds 1 % new events and changes 1 % of the items of a built lake; `small_night` is the same on a
-log of 10,000 events with as many items. `skewed` is a log of which half the events are one user's.
+writes Delta. `night`, a run of its own, adds 1 % new events and changes 1 % of the items of a built lake; `small_night`
+is the same on a log of 10,000 events with as many items. `skewed` is a log of which half the events are one user's.
 `texts` compares tokenize with `tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all processes, for machines
 that are not quiet. Results are printed and appended to <folder>/results.jsonl.
 """

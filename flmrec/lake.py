@@ -16,7 +16,6 @@ import delta.exceptions.captured  # noqa: F401 (makes a lost commit a PySparkExc
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from flmrec import columns
 from flmrec.columns import Tables
@@ -109,23 +108,20 @@ class Lake:
         replace_where: str | None = None,
         partition_by: Sequence[str] = (),
     ) -> int:
-        """As `commit`; returns the new Delta version, which takes Spark another job to find."""
-        commit = self.commit(table, rows, mode=mode, replace_where=replace_where, partition_by=partition_by)
-        return self._remember(table, commit)
-
-    def commit(
-        self,
-        table: str,
-        rows: DataFrame,
-        *,
-        mode: str = "overwrite",
-        replace_where: str | None = None,
-        partition_by: Sequence[str] = (),
-    ) -> str:
-        """One atomic commit. `replace_where` replaces just the rows it selects. Returns the commit's userMetadata.
+        """One atomic commit. `replace_where` replaces just the rows it selects. Returns the new Delta version.
 
         A commit that loses against a concurrent one is tried again; the table is created where it is missing.
         """
+        return self._remember(table, self._commit(table, rows, mode, replace_where, partition_by))
+
+    def replace(self, table: str, rows: DataFrame, where: str) -> None:
+        """As `write` with replace_where, without looking up the version, which takes Spark another job."""
+        self._commit(table, rows, "overwrite", where, ())
+
+    def _commit(
+        self, table: str, rows: DataFrame, mode: str, replace_where: str | None, partition_by: Sequence[str]
+    ) -> str:
+        """Returns the userMetadata by which the commit is found."""
         writer = rows.write.format("delta").mode(mode)
         if table in columns.FILE_STATISTICS:  # a table that is there keeps what it has
             writer = writer.option("delta.dataSkippingStatsColumns", columns.FILE_STATISTICS[table])
@@ -204,9 +200,4 @@ def record(lake: Lake, run_id: str, stage: str, rows: Sequence[LedgerRow], secon
     frame = lake.spark.createDataFrame(data, columns.LEDGER).coalesce(1)
     tables = ", ".join(f"'{r.table}'" for r in rows)
     where = f"run_id = '{run_id}' AND stage = '{stage}' AND `table` IN ({tables})"
-    lake.commit(Tables.LEDGER, frame, replace_where=where)
-
-
-def replace_run(lake: Lake, table: str, rows: DataFrame, run_id: str) -> int:
-    """Appends rows that carry `run_id`, replacing those of the same run."""
-    return lake.write(table, rows.where(F.col("run_id") == run_id), replace_where=f"run_id = '{run_id}'")
+    lake.replace(Tables.LEDGER, frame, where)

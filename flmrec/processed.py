@@ -51,4 +51,4 @@ def replace(store: Lake, run_id: str, stage: str, new: Mapping[str, Sequence[Ent
     ]
     tables = ", ".join(f"'{table}'" for table in new)
     frame = store.spark.createDataFrame(data, columns.PROCESSED).coalesce(1)
-    store.commit(Tables.PROCESSED, frame, replace_where=f"{C.STAGE} = '{stage}' AND {C.SOURCE} IN ({tables})")
+    store.replace(Tables.PROCESSED, frame, f"{C.STAGE} = '{stage}' AND {C.SOURCE} IN ({tables})")

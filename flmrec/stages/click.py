@@ -142,7 +142,7 @@ def _measure(lake: Lake, cfg: Config, log: pd.DataFrame) -> None:
     ]
     frame = lake.spark.createDataFrame(data, columns.METRICS).coalesce(1)
     where = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.MODEL} IN ('{MODEL}', '{YARDSTICK}')"
-    lake.commit(Tables.METRICS, frame, replace_where=where)
+    lake.replace(Tables.METRICS, frame, where)
     console.print("click: " + ", ".join(f"{metric} {value:.4f}" for metric, value in found[MODEL].items()))
 
 

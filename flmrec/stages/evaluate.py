@@ -56,7 +56,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     protocol = cfg.evaluation.protocol
     data = [(cfg.run.id, model, protocol, name, metric, k, value, n) for model, name, metric, k, value, n in rows]
     frame = spark.createDataFrame(data, columns.METRICS).coalesce(1)
-    version = lakes.replace_run(lake, Tables.METRICS, frame, cfg.run.id)
+    version = lake.write(Tables.METRICS, frame, replace_where=f"{C.RUN_ID} = '{cfg.run.id}'")
     ledger = LedgerRow(table=Tables.METRICS, rows_in=len(rows), rows_out=len(rows), delta_version=version)
     lakes.record(lake, cfg.run.id, "evaluate", [ledger], time.monotonic() - started)
     users.unpersist()

@@ -150,7 +150,7 @@ def _record(lake: Lake, cfg: Config, fit: str, folder: Path, started: float) -> 
     ledger = record_epochs(lake, cfg.run.id, version, summary["rows"])
     of_version = f"{C.MODEL_VERSION} = '{version}'"
     model = (fit, version, cfg.run.id, str(folder), summary["epochs"], dt.datetime.now(dt.UTC))
-    lake.commit(Tables.MODELS, lake.spark.createDataFrame([model], columns.MODELS), replace_where=of_version)
+    lake.replace(Tables.MODELS, lake.spark.createDataFrame([model], columns.MODELS), of_version)
     lakes.record(lake, cfg.run.id, f"{STAGE} {fit}" if fit == HOLDOUT else STAGE, [ledger], time.monotonic() - started)
 
 

@@ -59,7 +59,7 @@ class Judged:
         return self.intake.name
 
 
-Judging = dict[str, "Future[Judged | None]"]  # name of a source: None where nothing in it is new
+Judging = dict[str, Future[Judged | None]]  # name of a source: None where nothing in it is new
 
 
 def run(spark: SparkSession, cfg: Config) -> None:
@@ -217,7 +217,7 @@ def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
             bad = one.parsed.rows.where(F.col(C.REASON).isin(reasons))
             rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(cfg.run.id)))
     if found or not store.exists(Tables.QUARANTINE):
-        lake.replace_run(store, Tables.QUARANTINE, rows, cfg.run.id)
+        store.replace(Tables.QUARANTINE, rows, f"{C.RUN_ID} = '{cfg.run.id}'")
 
 
 def _write(store: Lake, cfg: Config, one: Judged) -> LedgerRow:

@@ -228,4 +228,4 @@ def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalog
     console.print(f"score: the {job.index} index finds {recall:.1%} of the exact lists of {len(sample)} users")
     row = (cfg.run.id, "flm", cfg.evaluation.protocol, "all", "ann_recall", job.rules.k, recall, len(sample))
     where = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.METRIC} = 'ann_recall'"
-    lake.commit(Tables.METRICS, spark.createDataFrame([row], columns.METRICS), replace_where=where)
+    lake.replace(Tables.METRICS, spark.createDataFrame([row], columns.METRICS), where)

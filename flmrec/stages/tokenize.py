@@ -296,7 +296,7 @@ def _features(night: Night, entity: Entity, fit: str) -> Made | None:
     stats = features.statistics(table, trained, entity.id, cfg.features.max_categories).collect()
     labelled = store.spark.createDataFrame([(entity.table, *row) for row in stats], columns.FEATURE_STATISTICS)
     where = f"entity = '{entity.table}'"
-    store.commit(table_of(Tables.FEATURE_STATISTICS, fit), labelled.coalesce(1), replace_where=where)
+    store.replace(table_of(Tables.FEATURE_STATISTICS, fit), labelled.coalesce(1), where)
     rows = features.normalised(table, entity.id, {row.attribute: row for row in stats}, cfg.features)
     return _written(night, entry, rows)
 

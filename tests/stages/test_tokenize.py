@@ -3,6 +3,7 @@
 import datetime as dt
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,28 @@ def test_a_night_gives_what_a_full_build_gives(spark: SparkSession, tmp_path: Pa
     numbers = {r.user_id: r.user_idx for r in store.read(Tables.USER_INDEX).collect()}
     assert numbers.keys() == {user for user, _, _ in LOG + new} | {"newest"}  # who was only described has gone
     assert sorted(numbers.values()) == list(range(len(numbers)))
+
+
+def test_users_without_any_text_cost_no_rows(spark: SparkSession, first: tuple[Any, Lake], tmp_path: Path) -> None:
+    described, ingested = first
+    shutil.copytree(ingested.config.root, tmp_path / "lake")
+    cfg = replace(
+        described,
+        source=replace(described.source, users=None),
+        lake=replace(described.lake, root=str(tmp_path / "lake")),
+    )
+    tables = [table_of(Tables.USER_TOKENS, fit) for fit in (FULL, HOLDOUT)]
+    tokenize.run(spark, cfg)
+    store = Lake(spark, cfg.lake)
+    emptied = {table: store.version(table) for table in tables}
+    assert all(store.read(table).count() == 0 < ingested.read(table).count() for table in tables)
+
+    event = store.read(Tables.INTERACTIONS).limit(1).withColumn(C.USER, F.lit("newcomer"))
+    store.write(Tables.INTERACTIONS, event, mode="append")
+    tokenize.run(spark, cfg)
+    after = Lake(spark, cfg.lake)
+    assert "newcomer" in {r.user_id for r in after.read(Tables.USER_INDEX).collect()}
+    assert {table: after.version(table) for table in tables} == emptied
 
 
 def test_held_out_rows_change_nothing_in_training(spark: SparkSession, tmp_path: Path) -> None:
