@@ -8,7 +8,7 @@ and a block of long items comes before the blocks of short ones, which can often
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from flmrec.errors import DataContractError
 from flmrec.scoring.selection import GROUP
 
 Floats = NDArray[np.float32]
+Part = TypeVar("Part")
+Done = TypeVar("Done")
 _CHUNK = 4096  # items prepared at a time, a multiple of GROUP; 2 MiB at 128 dimensions
 SAFE = np.float32(1.001)  # a norm computed in float32 is off by less than this factor
 TINY = np.float32(1e-18)  # least step, so that the product of two is no denormal
@@ -71,7 +73,7 @@ def prepare(
             centred = rows - mean
         centred_norm[at], largest[at] = _norms(centred), np.abs(centred, out=centred).max(axis=1)
 
-    _in_threads(measure, range(0, p, _CHUNK), threads)
+    in_threads(measure, range(0, p, _CHUNK), threads)
     refuse_bad(norm, "item_factors", items, names)
     by_largest = np.argsort(-largest, kind="stable")
     order = items[by_largest].astype(np.int32)
@@ -97,7 +99,7 @@ def prepare(
         error[grouped] = _group_maxima(_norms(centred.sub_(rounded).numpy()))
 
     if codes:
-        _in_threads(encode, range(0, p, _CHUNK), threads)
+        in_threads(encode, range(0, p, _CHUNK), threads)
     return Items(factors, mean, order, position, coded, step, length * SAFE, error * SAFE + rounding, rounding, reach)
 
 
@@ -120,7 +122,14 @@ def _group_maxima(values: Floats) -> Floats:
     return np.maximum.reduceat(values, np.arange(0, len(values), GROUP)) if len(values) else values
 
 
-def _in_threads(work: Callable[[int], None], starts: Iterable[int], threads: int) -> None:
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(work, starts):
-            pass
+def in_threads(work: Callable[[Part], Done], parts: Iterable[Part], threads: int) -> list[Done]:
+    """What `work` makes of each part, in order; one torch thread each.
+
+    A thread that uses torch for the first time takes the number that some thread set last: that is given back too.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(before)

@@ -20,7 +20,6 @@ float32. What one user costs: 2 m d operations in 8 bits, a pass over m scores, 
 log(m / k); docs/scale.md has the figures.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -29,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from flmrec.errors import DataContractError, UsageError
-from flmrec.scoring.items import SAFE, TINY, Floats, Items, prepare, refuse_bad
+from flmrec.scoring.items import SAFE, TINY, Floats, Items, in_threads, prepare, refuse_bad
 from flmrec.scoring.selection import GROUP, NEVER, collect, flatten, hide_excluded
 
 Exclude = tuple[NDArray[np.integer], NDArray[np.integer]]  # (indptr (n+1,), item indices), ragged rows of users
@@ -86,10 +85,7 @@ def search(
         own = _sorted_rows(np.asarray(indptr[first : end + 1] - indptr[first], dtype=np.int64), positions)
         return _search_users(items, np.ascontiguousarray(user_factors[first:end]), k, own, items.codes is not None)
 
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        keys = list(pool.map(walk, pairwise(bounds)))
-    torch.set_num_threads(before)
+    keys = in_threads(walk, pairwise(bounds), threads)
     return unpack(np.concatenate(keys) if keys else np.zeros((0, k), np.int64))
 
 

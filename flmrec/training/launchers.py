@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from pyspark.sql import SparkSession
 
 from flmrec.training.rank import RankTask
@@ -45,10 +46,13 @@ def run_torch_distributor(spark: SparkSession, ranks: int, task: RankTask) -> li
 
 def run_inline(spark: SparkSession, ranks: int, task: RankTask) -> list[Any]:
     """One rank in this process: for debugging, and where there is but one machine."""
+    threads = torch.get_num_threads()
     try:
         return task()
     except Exception as error:
         raise RanksFailed(str(error)) from error
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """The kernel beside a plain reference: every score in float32, sorted by score descending, then index ascending."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,6 +105,15 @@ def test_float32_products_give_the_same_as_8_bits(kind: str) -> None:
     )
     np.testing.assert_array_equal(in_8_bits[0], in_float32[0])
     np.testing.assert_array_equal(in_8_bits[1], in_float32[1])
+
+
+def test_threads_that_come_later_have_the_number_that_was_set() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    prepare(np.ones((70, 4), np.float32), allow=None, codes=True, threads=2)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", ["normal", "tied", "skewed"])
