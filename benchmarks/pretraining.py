@@ -420,7 +420,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="of zero_shot and few_users")
     parser.add_argument("--how", nargs="+", choices=[MAP, ENCODER], default=[MAP, ENCODER])
-    parser.add_argument("--steps", type=int, default=100, help="of a pretraining, up to 128 texts each")
+    parser.add_argument("--steps", type=int, default=60, help="of a pretraining, up to 128 texts each")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

@@ -69,14 +69,14 @@ class PretrainConfig:
     prefixes: list[int] = field(default_factory=list)  # of distil: first entries of a vector that have to do alone
     epochs: int = 1
     window_events: int = 50  # events in a row of the training table
-    windows_per_step: int = 32  # a rank
-    texts_per_step: int = 64  # distinct texts that a rank encodes in a step, drawn from the windows' events
-    negatives: int = 64  # and as many more, drawn from all texts of the windows' sources, each alike
+    windows_per_step: int = 64  # a rank
+    texts_per_step: int = 128  # distinct texts that a rank encodes in a step, drawn from the windows' events
+    negatives: int = 192  # and as many more, drawn from all texts of the windows' sources, each alike
     masked_share: float = 0.15  # of tokens (mlm) and of events (masked_item)
     behaviour_texts: int = 0  # of mlm: histories a step, written as one text each
     half_life: float = 10.0  # of an event's weight in a history's vector, events
     similarity_temperature: float = 0.1  # of the softmaxes
-    learning_rate: float = 5e-5  # peak; rises over the first tenth of the steps, then falls to 0
+    learning_rate: float = 2e-5  # peak; rises over the first tenth of the steps, then falls to 0
 
 
 def pretrain_faults(pretrain: PretrainConfig) -> list[str]:

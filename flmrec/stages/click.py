@@ -138,22 +138,23 @@ def _measure(lake: Lake, cfg: Config, log: pd.DataFrame) -> None:
         (cfg.run.id, name, cfg.evaluation.protocol, ALL, metric, 0, value, len(np.unique(users)))
         for name, measures in found.items()
         for metric, value in measures.items()
-        if np.isfinite(value)
     ]
     frame = lake.spark.createDataFrame(data, columns.METRICS).coalesce(1)
     where = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.MODEL} IN ('{MODEL}', '{YARDSTICK}')"
     lake.replace(Tables.METRICS, frame, where)
-    console.print("click: " + ", ".join(f"{metric} {value:.4f}" for metric, value in found[MODEL].items()))
+    for name, measures in found.items():
+        console.print(f"{name}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in measures.items()))
 
 
 def _measures(users: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """AUC tells labels above and below one half apart; rmse is in units of the label."""
+    """AUC tells labels above and below one half apart; rmse is in units of the label; without what cannot be said."""
     binary = (labels >= 0.5).astype(np.int64)
     found = {"auc": clicks.auc(binary, predicted), "user_auc": clicks.user_auc(users, binary, predicted)[0]}
     if set(np.unique(labels)) <= {0.0, 1.0}:
         found["log_loss"] = clicks.log_loss(binary, predicted)
         found["calibration_error"] = clicks.calibration_error(binary, predicted)
-    return found | {"rmse": float(np.sqrt(np.mean((labels - predicted) ** 2)))}
+    found["rmse"] = float(np.sqrt(np.mean((labels - predicted) ** 2)))
+    return {metric: value for metric, value in found.items() if np.isfinite(value)}
 
 
 def _rank(
