@@ -6,7 +6,8 @@ FOLDER holds interactions.csv.gz (user_id, item_id, timestamp, maybe pos) and it
 genres), or MovieLens-100k or -1M as they lie in the shared data folder. Every model is given the events before the test
 and ranks all items without those the user had (item_cold: the items with md5(item_id) % 5 == 0, which have no event in
 training, among themselves). Ours is `jobs/refresh.py` with a configuration that names the sources and lake.root; its
-published factors are ranked. Hyper-parameters of peers are chosen by NDCG@10 on validation; the winner is fitted on
+published factors are ranked. `--models` may also name ours with one part switched off or changed ("flmrec, no tower";
+WITHOUT has them all). Hyper-parameters of peers are chosen by NDCG@10 on validation; the winner is fitted on
 train and validation.
 
 One cell is one model and seed, run in a process of its own. Cells that OUT has already are not run again. The tables of
@@ -36,7 +37,17 @@ OURS, SASREC = "flmrec", "SASRec"
 WARM = ["popularity", "user-kNN", "item-kNN", "EASE", "iALS", "BPR", SASREC]
 COLD = ["chance", "text centroid", "ridge, text", "ridge, text and tags"]
 MODELS = {"leave_one_out": [*WARM, OURS], "item_cold": [*COLD, OURS]}
-SEEDED = ["iALS", "BPR", SASREC, "chance", OURS]  # the others give the same with every seed
+WITHOUT = {  # ours with one part switched off or changed: overrides of the configuration
+    f"{OURS}, no text": ["source.items.text=[]"],
+    f"{OURS}, no attributes": ["source.items.categorical=[]"],
+    f"{OURS}, no tower": ["factorization.parts=[sequential, long]"],
+    f"{OURS}, tower alone": ["factorization.parts=[tower]"],
+    f"{OURS}, no recency in the linear parts": ["factorization.parts=[tower, long]"],
+    f"{OURS}, pooling tower": ["model.tower=pooling"],
+    f"{OURS}, frozen encoder": ["model.tuning=frozen"],
+    f"{OURS}, LoRA": ["model.tuning=lora"],
+}
+SEEDED = ["iALS", "BPR", SASREC, "chance", OURS, *WITHOUT]  # the others give the same with every seed
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,12 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 def _fit(cell: Cell, validation: logs.Task, test: logs.Task) -> dict[str, tuple[Any, dict[str, Any], float]]:
     """Variant: scorer, settings chosen, peak MiB of child processes."""
-    if cell.model == OURS:
+    if cell.model == OURS or cell.model in WITHOUT:
         from benchmarks.peers import ours
 
         folder = Path(cell.work) / table.file_name(cell.key()).removesuffix(".npz")
-        scorer, peak_mib = ours.fit(test.train, folder, seed=cell.seed, with_order=cell.ties == PUBLISHED)
+        overrides = [f"run.seed={cell.seed}", *WITHOUT.get(cell.model, [])]
+        scorer, peak_mib = ours.fit(test.train, folder, overrides, with_order=cell.ties == PUBLISHED)
         return {"": (scorer, {}, peak_mib)}
     from benchmarks.peers import registry
 

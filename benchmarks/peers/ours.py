@@ -18,11 +18,11 @@ CHECKOUT = Path(__file__).parent.parent.parent
 _POLL_S = 2.0
 
 
-def fit(log: Log, folder: Path, *, seed: int, with_order: bool) -> tuple[Scorer, float]:
+def fit(log: Log, folder: Path, overrides: list[str], *, with_order: bool) -> tuple[Scorer, float]:
     """Runs jobs/refresh.py on the events and items of `log`. Returns the scorer of the published factors and the peak
     memory of all its processes together, MiB (proportional set sizes)."""
     config = write_sources(log, folder, with_order=with_order)
-    command = [sys.executable, str(CHECKOUT / "jobs" / "refresh.py"), "--config", str(config), f"run.seed={seed}"]
+    command = [sys.executable, str(CHECKOUT / "jobs" / "refresh.py"), "--config", str(config), *overrides]
     with (folder / "refresh.log").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         peak_mib = _watch(process)
