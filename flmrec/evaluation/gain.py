@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-# cut-off by which settings are chosen: NDCG@10 of a thousand users is mostly chance, and choices by it are worse, at 10,
-# than choices by NDCG@100
+# cut-off by which settings are chosen: NDCG@10 of a thousand users is mostly chance, and choices by it are worse, at
+# 10, than choices by NDCG@100
 CHOOSING_K = 100
 
 
