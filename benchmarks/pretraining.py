@@ -13,6 +13,7 @@ zero_shot    NDCG@10 of item-cold-start without a label: inner product of text v
 few_users    the same items, ranked by what the text predicts of the factors of EASE (flmrec/factorization/prior.py)
              fitted on 1, 5 and 20 % of the users
 objectives   zero_shot on ml-100k by the map, trained with each loss and each augmentation of histories alone
+text_objectives  the same by the encoder, with masked language modelling and each augmentation of texts
 compression  speed on one thread, size, and zero_shot's NDCG@10 of students, int8 weights and prefixes
 
 Intervals: 95 %, paired bootstrap over users. Cells that OUT has are not run again; encoders lie in OUT's folder. All
@@ -39,10 +40,11 @@ from benchmarks import machine
 from benchmarks.peers import logs
 from benchmarks.peers.logs import Log, Task
 from flmrec.columns import C
-from flmrec.config import HistoryAugmentConfig, PretrainConfig, PretrainLosses
+from flmrec.config import HistoryAugmentConfig, PretrainConfig, PretrainLosses, TextAugmentConfig
 from flmrec.evaluation.gain import ndcg
 from flmrec.factorization import linear, prior, zero_shot
 from flmrec.factorization.histories import Histories
+from flmrec.factorization.prior import Content, PriorSettings
 from flmrec.model import compression
 from flmrec.model.artifact import save_tokenizer
 from flmrec.model.encoder import (
@@ -55,7 +57,7 @@ from flmrec.model.encoder import (
 )
 from flmrec.text import titles
 from flmrec.text.tokenization import tokenizer_ref
-from flmrec.training.comm import SingleCommunicator
+from flmrec.training.comm import SingleCommunicator, own_device
 from flmrec.training.pretrainer import Corpus, Pretrainer, PretrainJob
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -68,6 +70,7 @@ SOURCES = {  # target: (data set, whether its events are read)
     "student": [("ml-100k", False), ("ml-latest-small", False)],
 }
 CPU = torch.device("cpu")
+DEVICE = own_device(0)  # a GPU where there is one
 TARGETS = ["ml-100k", "amazon-beauty", "ml-latest-small"]
 MAP, ENCODER, MAP_STEPS = "map", "encoder", 60
 FROZEN = {"texts_per_step": 256, "negatives": 256, "windows_per_step": 64, "learning_rate": 1e-3}  # with a linear map
@@ -82,6 +85,18 @@ OBJECTIVES = {
             losses=PretrainLosses(history_contrast=0.2), history=HistoryAugmentConfig(**{name: 0.3}), **FROZEN
         )
         for name in ("crop", "drop", "mask", "reorder", "substitute")
+    },
+}
+TEXT_OBJECTIVES = {  # what reads words moves the encoder, not a map on its vectors
+    "next item": PretrainConfig(),
+    "next item, mlm": PretrainConfig(losses=PretrainLosses(mlm=0.1)),
+    "next item, mlm of behaviour": PretrainConfig(losses=PretrainLosses(mlm=0.1), behaviour_texts=16),
+    **{
+        f"next item, texts: {name}": PretrainConfig(losses=PretrainLosses(text_contrast=0.2), text=augmented)
+        for name, augmented in {
+            **{name: TextAugmentConfig(**{name: 0.3}) for name in ("crop", "drop", "swap", "mask", "attributes")},
+            "templates": TextAugmentConfig(templates=["{text}", "A film: {text}", "You may like {text}"]),
+        }.items()
     },
 }
 
@@ -181,6 +196,20 @@ def objective_cells(bench: Bench) -> Cells:
     return [(name, lambda name=name: cell(name)) for name in OBJECTIVES]  # type: ignore[misc]
 
 
+def text_objective_cells(bench: Bench) -> Cells:
+    def cell(name: str) -> dict[str, Any]:
+        encoder = pretrain(bench, "ml-100k", TEXT_OBJECTIVES[name], bench.steps)
+        before = vectors_of(bench, "ml-100k", DEFAULT_ENCODER)
+        after = encode(encoder, texts_of(bench.log("ml-100k")))
+        validation, test = (
+            compared(without_labels(before, task), without_labels(after, task))
+            for task in logs.item_cold(bench.log("ml-100k"))
+        )
+        return test | {"validation": validation["lead"]}
+
+    return [(name, lambda name=name: cell(name)) for name in TEXT_OBJECTIVES]  # type: ignore[misc]
+
+
 def compression_cells(bench: Bench) -> Cells:
     plan = PretrainConfig(
         losses=PretrainLosses(next_item=0, distil=1), layers=3, prefixes=[64, 128], learning_rate=2e-4
@@ -196,9 +225,9 @@ def compression_cells(bench: Bench) -> Cells:
         size = sum(p.numel() * p.element_size() for p in encoder.parameters()) / 2**20
         inside = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, torch.nn.Linear)) * 3 / 2**20
         encoder = compression.quantized(encoder) if kind == "int8" else encoder
-        encode(encoder, texts[:64], bf16=kind == "bf16")
+        encode(encoder, texts[:64], CPU, bf16=kind == "bf16")
         before = time.process_time()
-        found = encode(encoder, texts, bf16=kind == "bf16")
+        found = encode(encoder, texts, CPU, bf16=kind == "bf16")
         speed = len(texts) / (time.process_time() - before)
         plain = without_labels(vectors_of(bench, "ml-100k", DEFAULT_ENCODER), test)
         figures = compared(plain, without_labels(found[:, :prefix], test))
@@ -221,6 +250,7 @@ PARTS = {
     "zero_shot": zero_shot_cells,
     "few_users": few_users_cells,
     "objectives": objective_cells,
+    "text_objectives": text_objective_cells,
     "compression": compression_cells,
 }
 
@@ -255,13 +285,13 @@ class LinearMap(Pretrainer):
 
     def __init__(self, vectors: np.ndarray, *args: Any, total_steps: int) -> None:
         super().__init__(*args, total_steps=total_steps)
-        self.vectors = torch.from_numpy(vectors)
-        self.map = torch.nn.Parameter(torch.eye(vectors.shape[1]))
+        self.vectors = torch.from_numpy(vectors).to(self.comm.device)
+        self.map = torch.nn.Parameter(torch.eye(vectors.shape[1], device=self.comm.device))
         self.trained = [self.map]
         self._start_optimizer(total_steps)
 
     def _encoded(self, pool: np.ndarray) -> torch.Tensor:
-        return self.vectors[torch.from_numpy(pool)] @ self.map
+        return self.vectors[torch.from_numpy(pool).to(self.comm.device)] @ self.map
 
 
 def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.ndarray:
@@ -270,7 +300,7 @@ def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.nd
     vectors = _unit(_source_vectors(bench, target))
     trainer = LinearMap(vectors, job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
     take_steps(trainer, windows, steps, bench.seed)
-    return trainer.map.detach().numpy()
+    return trainer.map.detach().cpu().numpy()
 
 
 @cache
@@ -335,8 +365,8 @@ def _load(folder: Path) -> Log:
     return logs.load(folder, logs.HASH)
 
 
-def encode(encoder: TextEncoder, texts: list[str], *, bf16: bool = True) -> np.ndarray:
-    """(n, H); bf16: where the processor is fast at it."""
+def encode(encoder: TextEncoder, texts: list[str], device: torch.device = DEVICE, *, bf16: bool = True) -> np.ndarray:
+    """(n, H); bf16: where the device is fast at it."""
     ref = tokenizer_ref(resolve_encoder(DEFAULT_ENCODER), 64)
     tokenizer = Tokenizer.from_str(ref.rust)
     tokenizer.enable_truncation(ref.max_tokens)
@@ -345,7 +375,7 @@ def encode(encoder: TextEncoder, texts: list[str], *, bf16: bool = True) -> np.n
     ids = np.zeros((len(rows), lengths.max()), dtype=np.int64)
     for row, found in zip(ids, rows, strict=True):
         row[: len(found)] = found
-    return encode_rows(encoder, ids, lengths, CPU, bf16=bf16 and bf16_is_fast(CPU))
+    return encode_rows(encoder.to(device), ids, lengths, device, bf16=bf16 and bf16_is_fast(device))
 
 
 def without_labels(texts: np.ndarray, task: Task) -> np.ndarray:
@@ -362,10 +392,10 @@ def with_some_users(texts: np.ndarray, task: Task, share: float, seed: int) -> n
     fitted = Histories.of(log.users[own], log.items[own] + 1, log.n_users, log.n_items)
     teacher = linear.spectral(fitted, 64)
     known = np.flatnonzero(fitted.item_counts())
-    features = prior.item_features(
-        np.vstack([np.zeros_like(texts[:1]), texts]), np.zeros((len(texts) + 1, 0)), known, 0
+    content = Content(np.vstack([np.zeros_like(texts[:1]), texts]), np.zeros((len(texts) + 1, 0), dtype=np.float32))
+    inputs, outputs = (
+        prior.predict(content, known, part, PriorSettings()) for part in (teacher.inputs, teacher.outputs)
     )
-    inputs, outputs = (prior.fit(features[known], part[known])(features) for part in (teacher.inputs, teacher.outputs))
     return _judged(task, lambda users: task.train.matrix()[users] @ inputs[1:], outputs[1:])
 
 
@@ -398,7 +428,7 @@ def write(results: dict[str, dict[str, Any]]) -> None:
         if not cells:
             continue
         more = ["texts_per_s", "mib"] if part == "compression" else []
-        more += ["validation"] if part in ("zero_shot", "objectives") else []
+        more += ["validation"] if part in ("zero_shot", "objectives", "text_objectives") else []
         names = [part, "plain", "this", "lead [95 %]", "users", "steps", *more]
         lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
         for key, cell in cells.items():

@@ -1,6 +1,7 @@
 """The language model: any Hugging Face encoder or decoder, pooled to one vector a text. No Spark in here."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,7 +168,7 @@ def encode_rows(
     encoder.eval()
     vectors = np.zeros((len(input_ids), encoder.width), dtype=np.float32)
     full = np.flatnonzero(n_tokens)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # around all batches: weights are cast once
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), _cast_once(encoder):
         for batch in length_batches(n_tokens[full], _BATCH_TOKENS[device.type]):
             rows = full[batch]
             longest = int(n_tokens[rows].max())
@@ -177,4 +178,17 @@ def encode_rows(
     return vectors
 
 
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}  # a processor's cache holds so many (measured); a GPU wants more (not)
+@contextmanager
+def _cast_once(encoder: nn.Module) -> Iterator[None]:
+    """Autocast keeps what it has cast only of weights that want gradients, and casts frozen ones in every batch."""
+    frozen = [p for p in encoder.parameters() if p.is_floating_point() and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}  # the fastest of several, on a processor with 2 cores and on an H200

@@ -54,6 +54,17 @@ def test_vectors_are_those_of_automodel_on_the_saved_folder(tmp_path: Path, pool
     np.testing.assert_allclose(vectors, automodel_vectors(str(tmp_path), ids, n_tokens, pooling), atol=2e-5)
 
 
+@pytest.mark.parametrize("tuning", ["frozen", "lora"])
+def test_encoding_in_bfloat16_leaves_frozen_what_was(tuning):
+    encoder = load_encoder(DEFAULT_ENCODER, "mean", tuning)
+    before = {name: p.requires_grad for name, p in encoder.named_parameters()}
+    ids, n_tokens = tokens()
+    rough, exact = (encode_rows(encoder, ids, n_tokens, torch.device("cpu"), bf16=bf16) for bf16 in (True, False))
+    assert {name: p.requires_grad for name, p in encoder.named_parameters()} == before
+    assert all(p.grad is None for p in encoder.parameters())
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+
+
 def test_rows_by_length_are_those_of_one_pass():
     encoder = load_encoder(DEFAULT_ENCODER, "mean").eval()
     ids, n_tokens = (torch.from_numpy(array[[0, 1, 3, 4, 0, 3]]) for array in tokens())
