@@ -5,9 +5,10 @@
 
 The holdout model of that night has seen no event of the test users (md5(user_id) % 5 == 0). Before the first event
 their vector is what `holdout_user_factors` has, made of their text and attributes; after it, the model's user side on
-those few events. What is to be found are all their events after the fifth, among all items but the first five, the
-same for every row. ALS (`implicit`) is fitted again with the events that the test users have so far; its settings are
-chosen on the validation users after five events. Users with fewer than six events are left out.
+those few events. What is to be found are, in one table, the five events after the fifth, in another all events after
+the fifth, among all items but the first five, the same for every row. ALS (`implicit`) is fitted again with the events
+that the test users have so far; its settings are chosen on the validation users after five events, for each table.
+Users with fewer than six events are left out.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from flmrec.config import Config
 from flmrec.data import positives, split
 from flmrec.evaluation import statistics
 from flmrec.evaluation.gain import ndcg
-from flmrec.factorization.factors import load_user_side
+from flmrec.factorization.factors import UserSide, load_user_side
 from flmrec.factorization.histories import Histories
 from flmrec.lake import Lake
 from flmrec.stages import matrices, versions
@@ -50,10 +51,12 @@ class NewUsers:
     relevant: np.ndarray  # (m, n_items + 1) bool
 
     @classmethod
-    def of(cls, log: pd.DataFrame, part: str, n_items: int) -> "NewUsers":
+    def of(cls, log: pd.DataFrame, part: str, n_items: int, n_later: int | None) -> "NewUsers":
+        """n_later: of the events after the first five, how many are to be found; None: all."""
         own = log[log[C.SPLIT] == part]
         place = own.groupby(C.USER_IDX).cumcount()
         early, late = own[place < max(N_EVENTS)], own[place >= max(N_EVENTS)]
+        late = late if n_later is None else late.groupby(C.USER_IDX).head(n_later)
         numbers = np.sort(late[C.USER_IDX].unique())
         early = early[early[C.USER_IDX].isin(numbers)].sort_values(C.USER_IDX, kind="stable")
         first = early[C.ITEM_IDX].to_numpy().reshape(len(numbers), max(N_EVENTS))
@@ -91,12 +94,23 @@ def main() -> int:
         )
     )
     spark.stop()
-    judged, choosing = (NewUsers.of(log, part, n_items) for part in (split.TEST, split.VALIDATION))
-    train = log[log[C.SPLIT] == split.TRAIN]
+    print(machine.describe())
+    for name, n_later in (("The next five events", 5), ("All later events", None)):
+        judged, choosing = (NewUsers.of(log, part, n_items, n_later) for part in (split.TEST, split.VALIDATION))
+        print(f"\n{name}, {len(judged.numbers)} users")
+        compare(side, items, profiles, log[log[C.SPLIT] == split.TRAIN], judged, choosing)
+    return 0
+
+
+def compare(
+    side: UserSide, items: np.ndarray, profiles: np.ndarray, train: pd.DataFrame, judged: NewUsers, choosing: NewUsers
+) -> None:
+    """Prints a row for each number of events. items: (n_items + 1, d); profiles: (users, d)."""
+    n_items = len(items) - 1
     settings = _als_settings(train, choosing)
     popular = np.bincount(train[C.ITEM_IDX], minlength=n_items + 1).astype(np.float32)
     of_popularity = judged.ndcg(np.tile(popular, (len(judged.numbers), 1)))
-    print(f"{machine.describe()}\n\n{len(judged.numbers)} users; ALS: {settings}\n")
+    print(f"ALS: {settings}\n")
     print("| events | flmrec [95 %] | popularity | ALS, fitted again | lead over the better [95 %], p |")
     print("|---" * 5 + "|")
     for n_events in N_EVENTS:
@@ -111,7 +125,6 @@ def main() -> int:
             f"{f'{als.mean():.4f}' if n_events else '–'} | "
             f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}], {p:.4f} |"
         )
-    return 0
 
 
 def _log(lake: Lake, cfg: Config) -> pd.DataFrame:

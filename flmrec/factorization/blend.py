@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flmrec.evaluation.gain import CHOOSING_K, ndcg, next_item_ndcg
-from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend
+from flmrec.factorization.factors import ALS, LONG, SEQUENTIAL, TOWER, Blend, own_share
 from flmrec.factorization.histories import Floats, Ints
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 PRIOR_EVENTS = (0.0, 1.0, 3.0, 10.0)
+MEAN_USER_EVENTS = (0.0, 1.0, 4.0)
 _ROUNDS = 2
 _WORTH = 1.002  # a weight is changed for a gain of more than this factor, so that chance does not move it
 _START = {TOWER: 3.0, SEQUENTIAL: 1.0, LONG: 1.0, ALS: 0.5}  # what most data sets come close to
@@ -27,6 +28,8 @@ class WarmJudges:
     """Users with their next event."""
 
     users: Mapping[str, Floats]  # part: (m, d)
+    mean_user: Mapping[str, Floats]  # part: (d,)
+    lengths: Ints  # (m,) events a history
     targets: Ints  # (m,) item numbers
     seen: Sequence[Ints]
 
@@ -43,26 +46,32 @@ class ColdJudges:
 def choose_warm(
     start: Blend, parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, judges: WarmJudges
 ) -> Blend:
-    """The weights and prior_events with the best NDCG@100 of the judges' next events, near `start`.
+    """The weights, prior_events and mean_user_events with the best NDCG@100 of the judges' next events, near `start`.
 
     parts, predicted: (n + 1, d) factors of all items; counts: (n + 1,) their events.
     """
-    own = {name: judges.users[name] @ parts[name].T for name in parts}  # (m, n + 1) each
-    guessed = {name: judges.users[name] @ predicted[name].T for name in parts}
+    everyone = {name: np.vstack([judges.users[name], judges.mean_user[name]]) for name in parts}
+    own = {name: everyone[name] @ parts[name].T for name in parts}  # (m + 1, n + 1) each
+    guessed = {name: everyone[name] @ predicted[name].T for name in parts}
 
     def measure(blend: Blend) -> float:
         share = blend.own_share(counts)
-        scores = sum(blend.warm[n] * (own[n] * share + guessed[n] * (1 - share)) for n in parts)
-        return float(next_item_ndcg(np.asarray(scores), judges.seen, judges.targets, CHOOSING_K).mean())
+        scores = np.asarray(sum(blend.warm[n] * (own[n] * share + guessed[n] * (1 - share)) for n in parts))
+        mixed = scores[:-1]
+        if blend.mean_user_events:
+            of_user = own_share(judges.lengths, blend.mean_user_events)[:, None]
+            mixed = of_user * mixed + (1 - of_user) * scores[-1]
+        return float(next_item_ndcg(mixed, judges.seen, judges.targets, CHOOSING_K).mean())
 
-    best = _search(start.warm, lambda warm: measure(replace(start, warm=warm)))
+    best = _search(start.warm, lambda warm: measure(replace(start, warm=warm, mean_user_events=0.0)))
     chosen = replace(start, warm=best)
     best_value = measure(chosen)
-    for prior_events in PRIOR_EVENTS:
-        trial = replace(chosen, prior_events=prior_events)
-        value = measure(trial)
-        if value > best_value * _WORTH:
-            chosen, best_value = trial, value
+    for name, values in (("prior_events", PRIOR_EVENTS), ("mean_user_events", MEAN_USER_EVENTS)):
+        for tried in values:
+            trial = replace(chosen, **{name: tried})  # type: ignore[arg-type]
+            value = measure(trial)
+            if value > best_value * _WORTH:
+                chosen, best_value = trial, value
     return replace(chosen, ndcg=best_value)
 
 

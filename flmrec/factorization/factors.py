@@ -4,12 +4,12 @@ A part (tower, sequential, long, als) scores by its own inner product. A user's 
 scores over the known items, so that the parts are comparable for every user (what z-scoring does, folded into the
 user's vector), and an item's part is multiplied by the part's weight. Items have, besides their own factors, those
 which a kernel ridge regression predicts from text and attributes; an item with few events leans on them, a cold one has
-nothing else.
+nothing else. A user with few events leans on the mean user.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,17 @@ _AT_ONCE = 512  # histories in the tower
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the parts for items with events and for cold ones, and how much an item's own events count."""
+    """Weights of the parts for items with events and for cold ones, and how much own events count."""
 
     warm: Mapping[str, float]
     cold: Mapping[str, float]
     prior_events: float = 0.0  # an item with n events has n / (n + prior_events) of its own factors, rest predicted
+    mean_user_events: float = 2.0  # a user with n events has n / (n + this) of the own vector, rest the mean user's
     ndcg: float | None = None  # NDCG@100 of the validation events that chose the warm weights; None: nothing chose
 
     def own_share(self, counts: Ints) -> Floats:
         """(n,) share of an item's own factors; 0 where it has no events."""
-        return (counts / np.maximum(counts + self.prior_events, 1e-9)).astype(np.float32)
+        return own_share(counts, self.prior_events)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class UserSide:
     tower_items: Floats  # (n + 1, D) item factors that the tower reads
     closed: Mapping[str, LinearFactors | AlsFactors]  # parts in closed form
     spreads: Mapping[str, Floats]  # part: (d, d) covariance of the known items' factors
+    mean_user: Mapping[str, Floats] = field(default_factory=dict)  # part: (d,); not asked for where the next is 0
+    mean_user_events: float = 0.0  # as Blend has it
 
     @property
     def parts(self) -> list[str]:
@@ -63,8 +66,12 @@ class UserSide:
         return self._tower(histories) if name == TOWER else self.closed[name].user_vectors(histories)
 
     def vectors(self, histories: Histories) -> Floats:
-        """(users, all parts side by side)."""
-        return np.concatenate(list(self.parts_of(histories).values()), axis=1)
+        """(users, all parts side by side), leaning on the mean user as far as events are lacking."""
+        own = np.concatenate(list(self.parts_of(histories).values()), axis=1)
+        if not self.mean_user_events:
+            return own
+        share = own_share(histories.lengths, self.mean_user_events)[:, None]
+        return share * own + (1 - share) * np.concatenate([self.mean_user[name] for name in self.parts])
 
     @torch.no_grad()
     def _tower(self, histories: Histories) -> Floats:
@@ -79,6 +86,11 @@ class UserSide:
             out[users, :-1] = self.flm.states(history, items[history])[:, -1].numpy()
             out[users, -1] = 1
         return out
+
+
+def own_share(counts: Ints, others: float) -> Floats:
+    """(n,) share of what `counts` events of one's own say beside what `others` events' worth of others say."""
+    return (counts / np.maximum(counts + others, 1e-9)).astype(np.float32)
 
 
 def newest(histories: Histories, users: Ints, length: int) -> Ints:
@@ -108,7 +120,8 @@ def item_vectors(parts: Mapping[str, Floats], predicted: Mapping[str, Floats], c
 
 def save_user_side(side: UserSide, folder: Path) -> None:
     arrays = {"tower_items": side.tower_items} | {f"spread.{name}": spread for name, spread in side.spreads.items()}
-    about = {}
+    arrays |= {f"mean.{name}": vector for name, vector in side.mean_user.items()}
+    about = {"mean_user_events": str(side.mean_user_events)}
     for name, factors in side.closed.items():
         if isinstance(factors, AlsFactors):
             arrays[f"items.{name}"] = factors.items
@@ -134,7 +147,9 @@ def load_user_side(folder: Path) -> UserSide:
         stated = json.loads(about[ALS])
         closed[ALS] = AlsFactors(arrays[f"items.{ALS}"], AlsSettings(**stated["settings"]), stated["half_life"])
     spreads = {name: arrays[f"spread.{name}"] for name in names}
-    return UserSide(artifact.load_flm(folder), arrays["tower_items"], closed, spreads)
+    mean_user = {name: arrays[f"mean.{name}"] for name in names if f"mean.{name}" in arrays}
+    events = float(about.get("mean_user_events", 0))  # models of flmrec 0.1 before November 2026 have none
+    return UserSide(artifact.load_flm(folder), arrays["tower_items"], closed, spreads, mean_user, events)
 
 
 def _of_unit_spread(vectors: Floats, spread: Floats) -> Floats:

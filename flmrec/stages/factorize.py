@@ -5,13 +5,14 @@
 
 Every item has a row. Items with events have the factors of the user tower and of the linear models, weighted; what text
 and attributes predict of them stands in for items without events. Every user has a row: by the history where there is
-one, else by what the user's text and attributes predict, else the mean user, to whom popular items are recommended.
+one, the more of the mean user the shorter it is; else by what the user's text and attributes predict, else the mean
+user, to whom popular items are recommended.
 The weights are chosen on the validation events of the holdout fit; a full fit takes them over.
 """
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from flmrec.training.inputs import Texts, Validation
 
 _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the weights, at most
 _PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
+_MEAN_OF = 2_000  # users whose mean is the mean user, at most
 _HISTORY = "history"
 _VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 
@@ -85,7 +87,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     predicted = items.predicted(items.known, settings)
     blend = Blend(**choices["blend"]) if "blend" in choices else _blend(items, predicted, histories, settings, folder)
     artifact.save_choices(folder, {"blend": asdict(blend), "prior": asdict(settings)})
-    published.save_user_side(items.side, folder)
+    published.save_user_side(replace(items.side, mean_user_events=blend.mean_user_events), folder)
     vectors = published.item_vectors(items.parts, predicted, items.counts, blend)
     frames = {
         Tables.ITEM_FACTORS: _item_rows(lake, vectors),
@@ -124,7 +126,15 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, h
     parts = {name: of_items[name] for name in wanted if name in of_items}
     spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
     side = UserSide(flm, tower[:, :-1], closed, spreads)
+    side = replace(side, mean_user=_mean_user(side, histories, cfg.run.seed))
     return Items(side, parts, content, counts)
+
+
+def _mean_user(side: UserSide, histories: Histories, seed: int) -> dict[str, Floats]:
+    """Part: (d,), the mean of some users with events."""
+    active = np.flatnonzero(histories.lengths)
+    some = np.sort(np.random.default_rng(seed).permutation(active)[:_MEAN_OF])
+    return {name: part.mean(0) for name, part in side.parts_of(histories.of_users(some)).items()}
 
 
 def _als(lake: Lake, cfg: Config, events: DataFrame, features: Floats) -> AlsFactors:
@@ -181,7 +191,8 @@ def _warm_judges(items: Items, validation: Validation) -> WarmJudges:
     n_judges = max(1, _JUDGED_SCORES // len(items.counts))
     judges = validation.first(n_judges)
     seen = [judges.histories.of_user(user) for user in range(judges.histories.n_users)]
-    return WarmJudges(items.side.parts_of(judges.histories), judges.targets, seen)
+    users = items.side.parts_of(judges.histories)
+    return WarmJudges(users, items.side.mean_user, judges.histories.lengths, judges.targets, seen)
 
 
 def _cold_judges(items: Items, histories: Histories, settings: PriorSettings, cold: Ints) -> ColdJudges:

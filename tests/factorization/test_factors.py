@@ -32,7 +32,8 @@ def side() -> UserSide:
     tower = rng.normal(size=(N + 1, 5)).astype("f4")
     parts = {TOWER: tower} | {name: part.outputs for name, part in closed.items()}
     spreads = {name: factors.spread_of(part[1:]) for name, part in parts.items()}
-    return UserSide(flm, tower[:, :-1], closed, spreads)
+    mean_user = {name: rng.normal(size=part.shape[1]).astype("f4") for name, part in parts.items()}
+    return UserSide(flm, tower[:, :-1], closed, spreads, mean_user, mean_user_events=2.0)
 
 
 def log() -> Histories:
@@ -71,6 +72,15 @@ def test_saved_and_loaded_it_gives_the_same_vectors(side, tmp_path: Path):
     assert loaded.closed[ALS].half_life == 3.0
 
 
+def test_users_lean_on_the_mean_user_as_far_as_they_lack_events(side):
+    own = np.concatenate(list(side.parts_of(log()).values()), axis=1)
+    mean_user = np.concatenate(list(side.mean_user.values()))
+    vectors = side.vectors(log())
+    np.testing.assert_allclose(vectors[0], (4 * own[0] + 2 * mean_user) / 6, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(vectors[1], mean_user, rtol=1e-5)  # no events
+    np.testing.assert_allclose(vectors[2], (own[2] + mean_user) / 2, rtol=1e-4, atol=1e-5)
+
+
 def test_items_lean_on_the_prediction_as_far_as_they_lack_events():
     own, predicted = {TOWER: np.full((3, 1), 10.0)}, {TOWER: np.full((3, 1), 2.0)}
     mixed = Blend(warm={TOWER: 0.5}, cold={TOWER: 3.0}, prior_events=4)
@@ -84,11 +94,28 @@ def test_the_blend_prefers_the_part_that_ranks_validation_well():
     items = rng.normal(size=(N + 1, 3))
     targets = (users @ items[1:].T).argmax(1) + 1
     noise = rng.normal(size=(200, 3))
-    judges = WarmJudges({TOWER: users, LONG: noise}, targets, [np.zeros(0, int)] * 200)
+    nobody = {TOWER: np.zeros(3), LONG: np.zeros(3)}
+    seen = [np.zeros(0, int)] * 200
+    judges = WarmJudges({TOWER: users, LONG: noise}, nobody, np.full(200, 5), targets, seen)
     parts = {TOWER: items, LONG: items}
     start = Blend(warm={TOWER: 0.25, LONG: 1.0}, cold={TOWER: 1.0, LONG: 1.0})
     chosen = blend.choose_warm(start, parts, parts, np.ones(N + 1, int), judges)
     assert chosen.warm[TOWER] > 2 * chosen.warm[LONG]
+    assert chosen.mean_user_events == start.mean_user_events  # a mean user without taste moves nobody
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, 0.0), (4.0, 4.0)])
+def test_the_mean_user_counts_as_far_as_short_histories_mislead(noise, expected):
+    rng = np.random.default_rng(0)
+    everyones = np.array([4.0, 0.0, 0.0])
+    tastes = 0.3 * rng.normal(size=(400, 3)) + (everyones if noise else 0)
+    items = rng.normal(size=(N + 1, 3))
+    targets = (tastes @ items[1:].T).argmax(1) + 1
+    users = tastes + noise * rng.normal(size=(400, 3))
+    judges = WarmJudges({TOWER: users}, {TOWER: everyones}, np.full(400, 2), targets, [np.zeros(0, int)] * 400)
+    start = Blend(warm={TOWER: 1.0}, cold={TOWER: 1.0})
+    chosen = blend.choose_warm(start, {TOWER: items}, {TOWER: items}, np.ones(N + 1, int), judges)
+    assert chosen.mean_user_events == expected
 
 
 def test_cold_weights_follow_the_held_back_items_and_keep_the_width_of_the_warm_scores():
