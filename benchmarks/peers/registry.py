@@ -13,7 +13,7 @@ from benchmarks.peers.scoring import Model, Scorer, ndcg
 HALF_LIVES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
 HALF_LIVES_DAYS = (3.0, 10.0, 30.0, 100.0, 300.0)  # of popularity
 _MANY_EVENTS = 500_000
-_LONG = 100  # events a user on average, from which SASRec gets windows of 200
+_LONG = 100  # events a user on average, from which SASRec tries windows of 200 too
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,15 @@ def fitted(peer: Peer, validation: Task, test: Task, seed: int) -> dict[str, Fit
 
 
 def fitted_sasrec(validation: Task, test: Task, seed: int) -> dict[str, Fitted]:
-    """Windows of 200 events where histories are long, dropout 0.2 where events are many, else 50 and 0.4."""
+    """Windows of 50 events, or 200 where histories are long and validation likes it; dropout 0.2 where events are
+    many, else 0.4."""
     log = test.train
     long = len(log.users) / log.n_users >= _LONG
-    settings = {"length": 200 if long else 50, "dropout": 0.2 if len(log.users) >= _MANY_EVENTS else 0.4}
-    epochs = sasrec.epochs_by_validation(validation, seed=seed, **settings)
-    return {"": Fitted(sasrec.fit(log, epochs=epochs, seed=seed, **settings), settings | {"epochs": epochs})}
+    dropout = 0.2 if len(log.users) >= _MANY_EVENTS else 0.4
+    found = {
+        length: sasrec.epochs_by_validation(validation, length=length, dropout=dropout, seed=seed)
+        for length in ([50, 200] if long else [50])
+    }
+    length = max(found, key=lambda tried: found[tried][0])
+    settings = {"length": length, "dropout": dropout, "epochs": found[length][1]}
+    return {"": Fitted(sasrec.fit(log, seed=seed, **settings), settings)}

@@ -41,8 +41,8 @@ class SasRec(nn.Module):
         return self.blocks(x, mask=mask)
 
 
-def epochs_by_validation(task: Task, *, length: int, dropout: float, seed: int) -> int:
-    """The number of epochs after which NDCG on validation is best; stops PATIENCE checks after it."""
+def epochs_by_validation(task: Task, *, length: int, dropout: float, seed: int) -> tuple[float, int]:
+    """The best NDCG on validation and the number of epochs that gave it; stops PATIENCE checks after it."""
     best, best_epochs, checks_since = -1.0, CHECK_EVERY, 0
     for epoch, model in enumerate(_epochs(task.train, length, dropout, seed), start=1):
         if epoch % CHECK_EVERY:
@@ -53,7 +53,7 @@ def epochs_by_validation(task: Task, *, length: int, dropout: float, seed: int) 
             best, best_epochs = value, epoch
         if checks_since == PATIENCE or epoch >= MAX_EPOCHS:
             break
-    return best_epochs
+    return best, best_epochs
 
 
 def fit(log: Log, *, length: int, dropout: float, epochs: int, seed: int) -> Scorer:
