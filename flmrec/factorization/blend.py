@@ -46,10 +46,44 @@ class ColdJudges:
 def choose_warm(
     start: Blend, parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, judges: WarmJudges
 ) -> Blend:
-    """The weights, prior_events and mean_user_events with the best NDCG@100 of the judges' next events, near `start`.
+    """The weights and prior_events with the best NDCG@100 of the judges' next events, near `start`.
 
     parts, predicted: (n + 1, d) factors of all items; counts: (n + 1,) their events.
     """
+    measure = _next_events(parts, predicted, counts, judges)
+    own = replace(start, mean_user_events=0.0)
+    chosen = replace(own, warm=_search(start.warm, lambda warm: measure(replace(own, warm=warm))))
+    best_value = measure(chosen)
+    for prior_events in PRIOR_EVENTS:
+        trial = replace(chosen, prior_events=prior_events)
+        value = measure(trial)
+        if value > best_value * _WORTH:
+            chosen, best_value = trial, value
+    return replace(chosen, ndcg=best_value, mean_user_events=start.mean_user_events)
+
+
+def choose_mean_user(
+    start: Blend,
+    parts: Mapping[str, Floats],
+    predicted: Mapping[str, Floats],
+    counts: Ints,
+    groups: Sequence[WarmJudges],
+) -> Blend:
+    """mean_user_events with the best sum over the groups of NDCG@100, near `start`. Arguments as `choose_warm`."""
+    measures = [_next_events(parts, predicted, counts, judges) for judges in groups]
+    chosen, best_value = start, sum(measure(start) for measure in measures)
+    for events in MEAN_USER_EVENTS:
+        trial = replace(start, mean_user_events=events)
+        value = sum(measure(trial) for measure in measures)
+        if value > best_value * _WORTH:
+            chosen, best_value = trial, value
+    return chosen
+
+
+def _next_events(
+    parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, judges: WarmJudges
+) -> Callable[[Blend], float]:
+    """NDCG@100 of the judges' next events by a blend."""
     everyone = {name: np.vstack([judges.users[name], judges.mean_user[name]]) for name in parts}
     own = {name: everyone[name] @ parts[name].T for name in parts}  # (m + 1, n + 1) each
     guessed = {name: everyone[name] @ predicted[name].T for name in parts}
@@ -63,16 +97,7 @@ def choose_warm(
             mixed = of_user * mixed + (1 - of_user) * scores[-1]
         return float(next_item_ndcg(mixed, judges.seen, judges.targets, CHOOSING_K).mean())
 
-    best = _search(start.warm, lambda warm: measure(replace(start, warm=warm, mean_user_events=0.0)))
-    chosen = replace(start, warm=best)
-    best_value = measure(chosen)
-    for name, values in (("prior_events", PRIOR_EVENTS), ("mean_user_events", MEAN_USER_EVENTS)):
-        for tried in values:
-            trial = replace(chosen, **{name: tried})  # type: ignore[arg-type]
-            value = measure(trial)
-            if value > best_value * _WORTH:
-                chosen, best_value = trial, value
-    return replace(chosen, ndcg=best_value)
+    return measure
 
 
 def choose_cold(start: Blend, judges: ColdJudges) -> Blend:

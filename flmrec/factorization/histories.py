@@ -50,6 +50,12 @@ class Histories:
         kept = mask[self.items]
         return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items)
 
+    def newest(self, limits: Ints) -> "Histories":
+        """The newest limits[u] events of each user u, at most."""
+        age = np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self.items))
+        kept = age < np.repeat(limits, self.lengths)
+        return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items)
+
     def of_users(self, users: Ints) -> "Histories":
         """The histories of some users, numbered anew in the order given."""
         items = [self.of_user(user) for user in users]

@@ -48,6 +48,7 @@ from flmrec.training.inputs import Texts, Validation
 
 _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the weights, at most
 _PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
+_NEWCOMERS_HAVE = 4  # events, at most
 _MEAN_OF = 2_000  # users whose mean is the mean user, at most
 _HISTORY = "history"
 _VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
@@ -179,20 +180,26 @@ def _blend(
     blend = blending.default(items.side.parts)
     validation = inputs.validation(folder)
     if validation is not None:
-        judges = _warm_judges(items, validation)
+        judges, newcomers = _warm_judges(items, validation)
         blend = blending.choose_warm(blend, items.parts, predicted, items.counts, judges)
+        blend = blending.choose_mean_user(blend, items.parts, predicted, items.counts, [judges, newcomers])
     cold = inputs.held_back(folder)
     if len(cold):
         blend = blending.choose_cold(blend, _cold_judges(items, histories, settings, cold))
     return blend
 
 
-def _warm_judges(items: Items, validation: Validation) -> WarmJudges:
-    n_judges = max(1, _JUDGED_SCORES // len(items.counts))
-    judges = validation.first(n_judges)
-    seen = [judges.histories.of_user(user) for user in range(judges.histories.n_users)]
-    users = items.side.parts_of(judges.histories)
-    return WarmJudges(users, items.side.mean_user, judges.histories.lengths, judges.targets, seen)
+def _warm_judges(items: Items, validation: Validation) -> tuple[WarmJudges, WarmJudges]:
+    """Users with their next event; and the same users as if they had come with their newest one to four events."""
+    judges = validation.first(max(1, _JUDGED_SCORES // len(items.counts)))
+    whole = judges.histories
+    seen = [whole.of_user(user) for user in range(whole.n_users)]
+    short = whole.newest(1 + np.arange(whole.n_users) % _NEWCOMERS_HAVE)
+    of_all, of_newcomers = (
+        WarmJudges(items.side.parts_of(known), items.side.mean_user, known.lengths, judges.targets, seen)
+        for known in (whole, short)
+    )
+    return of_all, of_newcomers
 
 
 def _cold_judges(items: Items, histories: Histories, settings: PriorSettings, cold: Ints) -> ColdJudges:
