@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
+from pyspark.sql import functions as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout
 
@@ -48,6 +49,7 @@ class NewUsers:
 
     numbers: np.ndarray  # (m,) user_idx
     first: np.ndarray  # (m, 5) item_idx, oldest first
+    times: np.ndarray  # (m, 5) of these events, epoch seconds
     relevant: np.ndarray  # (m, n_items + 1) bool
 
     @classmethod
@@ -59,11 +61,13 @@ class NewUsers:
         late = late if n_later is None else late.groupby(C.USER_IDX).head(n_later)
         numbers = np.sort(late[C.USER_IDX].unique())
         early = early[early[C.USER_IDX].isin(numbers)].sort_values(C.USER_IDX, kind="stable")
-        first = early[C.ITEM_IDX].to_numpy().reshape(len(numbers), max(N_EVENTS))
+        first, times = (
+            early[name].to_numpy().reshape(len(numbers), max(N_EVENTS)) for name in (C.ITEM_IDX, C.EVENT_TS)
+        )
         relevant = np.zeros((len(numbers), n_items + 1), dtype=bool)
         relevant[np.searchsorted(numbers, late[C.USER_IDX]), late[C.ITEM_IDX]] = True
         np.put_along_axis(relevant, first, False, axis=1)
-        return cls(numbers, first, relevant)
+        return cls(numbers, first, times, relevant)
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:
         """(m,) of scores (m, n_items + 1), which are written over."""
@@ -73,7 +77,8 @@ class NewUsers:
 
     def histories(self, n_events: int) -> Histories:
         users = np.repeat(np.arange(len(self.numbers)), n_events)
-        return Histories.of(users, self.first[:, :n_events].ravel(), len(self.numbers), self.relevant.shape[1] - 1)
+        items, times = self.first[:, :n_events].ravel(), self.times[:, :n_events].ravel()
+        return Histories.of(users, items, len(self.numbers), self.relevant.shape[1] - 1, times)
 
 
 def main() -> int:
@@ -128,12 +133,12 @@ def compare(
 
 
 def _log(lake: Lake, cfg: Config) -> pd.DataFrame:
-    """user_idx, item_idx and split of the positives, each user's in the order of time."""
+    """user_idx, item_idx, event_ts in epoch seconds and split of the positives, each user's in the order of time."""
     events = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
     chosen = positives.weigh(events, cfg.source.interactions.events, cfg.positives)
     numbered = chosen.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
     ordered = numbered.orderBy(C.USER_IDX, *split.event_order())
-    return ordered.select(C.USER_IDX, C.ITEM_IDX, C.SPLIT).toPandas()
+    return ordered.select(C.USER_IDX, C.ITEM_IDX, F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), C.SPLIT).toPandas()
 
 
 def _als_settings(train: pd.DataFrame, choosing: NewUsers) -> dict[str, float]:

@@ -28,7 +28,6 @@ from flmrec.config import FactorizationConfig, ModelConfig, TrainingConfig
 from flmrec.evaluation.gain import ndcg
 from flmrec.evaluation.statistics import paired_test
 from flmrec.factorization import linear, prior
-from flmrec.factorization.factors import newest
 from flmrec.factorization.histories import Histories
 from flmrec.factorization.prior import Content, PriorSettings
 from flmrec.model import recipe
@@ -102,7 +101,7 @@ def by_epoch(task: Task, texts: Texts, tuning: Tuning, epochs: int) -> list[np.n
         batches = np.array_split(order, -(-len(order) // plan.tower.batch_size))
         aligner.start_epoch(epoch, len(batches))
         for batch in batches:
-            aligner.step(torch.from_numpy(newest(histories, batch, WINDOW)))
+            aligner.step(torch.from_numpy(histories.windows(batch, WINDOW)[0]))
         aligner.finish_epoch()
         found.append(judge())
     return found

@@ -14,6 +14,7 @@ from benchmarks.peers.scoring import Scorer, ndcg
 
 DIM, BLOCKS, HEADS, RATE, BATCH = 64, 2, 2, 1e-3, 64
 CHECK_EVERY, PATIENCE, MAX_EPOCHS = 5, 4, 200  # epochs; checks without a gain
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class SasRec(nn.Module):
@@ -33,10 +34,11 @@ class SasRec(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> (B, L, DIM), the state after each event."""
         width = history.shape[1]
-        places = torch.arange(width - 1, -1, -1)
+        places = torch.arange(width - 1, -1, -1, device=history.device)
         x = self.dropout(self.items(history) * DIM**0.5 + self.positions(places))
-        later = torch.ones(width, width, dtype=torch.bool).triu(1)
-        padding = (history == 0)[:, None, :] & ~torch.eye(width, dtype=torch.bool)  # a place always sees itself
+        itself = torch.eye(width, dtype=torch.bool, device=history.device)
+        later = torch.ones_like(itself).triu(1)
+        padding = (history == 0)[:, None, :] & ~itself  # a place always sees itself
         mask = (later | padding).repeat_interleave(HEADS, dim=0)
         return self.blocks(x, mask=mask)
 
@@ -65,7 +67,7 @@ def _epochs(log: Log, length: int, dropout: float, seed: int) -> Iterator[SasRec
     """The same model after each epoch, without end."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = SasRec(log.n_items, length, dropout)
+    model = SasRec(log.n_items, length, dropout).to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), RATE, betas=(0.9, 0.98))
     histories = [h for h in _histories(log) if len(h) > 1]
     while True:
@@ -105,7 +107,7 @@ def _batches(windows: list[np.ndarray], rng: np.random.Generator) -> list[np.nda
 
 def _padded(rows: list[np.ndarray]) -> Tensor:
     width = max(map(len, rows))
-    return torch.from_numpy(np.stack([np.pad(row, (width - len(row), 0)) for row in rows]))
+    return torch.from_numpy(np.stack([np.pad(row, (width - len(row), 0)) for row in rows])).to(DEVICE)
 
 
 def _scorer(model: SasRec, log: Log) -> Scorer:
@@ -115,6 +117,6 @@ def _scorer(model: SasRec, log: Log) -> Scorer:
     def score(users: np.ndarray) -> np.ndarray:
         model.eval()
         recent = _padded([histories[u][-model.length :] if len(histories[u]) else np.zeros(1, np.int64) for u in users])
-        return (model(recent)[:, -1] @ model.items.weight[1:].T).numpy()
+        return (model(recent)[:, -1] @ model.items.weight[1:].T).cpu().numpy()
 
     return score

@@ -82,8 +82,8 @@ class UserSide:
         active = np.flatnonzero(histories.lengths)
         for start in range(0, len(active), _AT_ONCE):
             users = active[start : start + _AT_ONCE]
-            history = torch.from_numpy(newest(histories, users, length))
-            out[users, :-1] = self.flm.states(history, items[history])[:, -1].numpy()
+            history, times = (torch.from_numpy(rows) for rows in histories.windows(users, length))
+            out[users, :-1] = self.flm.states(history, items[history], times)[:, -1].numpy()
             out[users, -1] = 1
         return out
 
@@ -91,15 +91,6 @@ class UserSide:
 def own_share(counts: Ints, others: float) -> Floats:
     """(n,) share of what `counts` events of one's own say beside what `others` events' worth of others say."""
     return (counts / np.maximum(counts + others, 1e-9)).astype(np.float32)
-
-
-def newest(histories: Histories, users: Ints, length: int) -> Ints:
-    """(users, length): the newest events of each, padded with 0 on the left."""
-    history = np.zeros((len(users), length), dtype=np.int64)
-    for row, user in enumerate(users):
-        items = histories.of_user(user)[-length:]
-        history[row, length - len(items) :] = items
-    return history
 
 
 def spread_of(factors: Floats) -> Floats:

@@ -18,12 +18,13 @@ class Histories:
     starts: Ints  # (users + 1,)
     items: Ints  # (events,)
     n_items: int
+    times: Ints | None = None  # (events,) epoch seconds; None: not known
 
     @classmethod
-    def of(cls, users: Ints, items: Ints, n_users: int, n_items: int) -> "Histories":
+    def of(cls, users: Ints, items: Ints, n_users: int, n_items: int, times: Ints | None = None) -> "Histories":
         """From events sorted by (user, time)."""
         counts = np.bincount(users, minlength=n_users)
-        return cls(np.concatenate([[0], np.cumsum(counts)]), items.astype(np.int64), n_items)
+        return cls(np.concatenate([[0], np.cumsum(counts)]), items.astype(np.int64), n_items, times)
 
     @property
     def n_users(self) -> int:
@@ -47,20 +48,35 @@ class Histories:
 
     def keep(self, mask: NDArray[np.bool_]) -> "Histories":
         """The events of the items i with mask[i]; users keep their numbers."""
-        kept = mask[self.items]
-        return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items)
+        return self._events(mask[self.items])
 
     def newest(self, limits: Ints) -> "Histories":
         """The newest limits[u] events of each user u, at most."""
         age = np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self.items))
-        kept = age < np.repeat(limits, self.lengths)
-        return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items)
+        return self._events(age < np.repeat(limits, self.lengths))
+
+    def _events(self, kept: NDArray[np.bool_]) -> "Histories":
+        times = None if self.times is None else self.times[kept]
+        return Histories.of(self.users()[kept], self.items[kept], self.n_users, self.n_items, times)
 
     def of_users(self, users: Ints) -> "Histories":
         """The histories of some users, numbered anew in the order given."""
-        items = [self.of_user(user) for user in users]
-        numbers = np.repeat(np.arange(len(users)), [len(own) for own in items])
-        return Histories.of(numbers, np.concatenate([self.items[:0], *items]), len(users), self.n_items)
+        lengths = self.lengths[users]
+        numbers = np.repeat(np.arange(len(users)), lengths)
+        places = np.arange(len(numbers)) + (self.starts[users] - (np.cumsum(lengths) - lengths))[numbers]
+        times = None if self.times is None else self.times[places]
+        return Histories.of(numbers, self.items[places], len(users), self.n_items, times)
+
+    def windows(self, users: Ints, length: int) -> tuple[Ints, Ints]:
+        """(users, length): items and times of the newest events of each; 0 on the left, and for times not known."""
+        places = self.starts[users + 1][:, None] + np.arange(-length, 0)
+        there = places >= self.starts[users][:, None]
+        places = places[there]
+        items, times = np.zeros(there.shape, dtype=np.int64), np.zeros(there.shape, dtype=np.int64)
+        items[there] = self.items[places]
+        if self.times is not None:
+            times[there] = self.times[places]
+        return items, times
 
     def matrix(self, half_life: float | None) -> sp.csr_matrix:
         """(users, n_items + 1) float32: 0.5 ** (age / half_life), age in events, 0 for the newest; None: all ones."""

@@ -31,9 +31,7 @@ class Flm(nn.Module):
         self.attributes = _small_linear(attribute_width, recipe.dim) if attribute_width else None
         self.bias = nn.Parameter(torch.zeros(n_items + 1))
         self.tower: nn.Module = (
-            PoolingTower(recipe.dim, recipe.dropout)
-            if recipe.tower == "pooling"
-            else HistoryTower(recipe.dim, recipe.layers, recipe.heads, recipe.length, recipe.dropout)
+            PoolingTower(recipe.dim, recipe.dropout) if recipe.tower == "pooling" else HistoryTower(recipe)
         )
         self.register_buffer("text_mean", torch.zeros(text_width))
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
@@ -64,9 +62,13 @@ class Flm(nn.Module):
         factors = nn.functional.linear(texts, self.text.weight.to(texts.dtype)).float()
         return factors if self.attributes is None else factors + self.attributes(attributes)
 
-    def states(self, history: Tensor, factors: Tensor) -> Tensor:
-        """g: (B, L, D), the user after each event. history: (B, L) item numbers, 0 on the left is padding."""
-        return self.tower(factors, history)
+    def states(self, history: Tensor, factors: Tensor, times: Tensor) -> Tensor:
+        """g: (B, L, D), the user after each event.
+
+        history: (B, L) item numbers, 0 on the left is padding; factors: (B, L, D) of these items; times: (B, L) epoch
+        seconds of the events, 0: not known.
+        """
+        return self.tower(factors, history, times)
 
 
 def _small_linear(width: int, dim: int) -> nn.Linear:

@@ -11,7 +11,8 @@ class PoolingTower(nn.Module):
     """g(h_u) after each event: norm(A m), m the mean of the factors so far, weights 0.5 ** (age / half-life).
 
     As HistoryTower: states (B, L, D) from item factors (B, L, D) and history (B, L), 0 = padding. A starts as the
-    identity. An event's age is counted in events. Two products a window instead of a transformer's dozen.
+    identity. An event's age is counted in events, whatever their times. Two products a window instead of a
+    transformer's dozen.
     """
 
     def __init__(self, dim: int, rate: float) -> None:
@@ -23,7 +24,7 @@ class PoolingTower(nn.Module):
         nn.init.zeros_(self.turn.bias)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, factors: Tensor, history: Tensor) -> Tensor:
+    def forward(self, factors: Tensor, history: Tensor, _: Tensor) -> Tensor:
         places = torch.arange(history.shape[1], device=history.device, dtype=factors.dtype)
         age = places[:, None] - places  # (L, L)
         decay = torch.exp2(-age.clamp(min=0) / self.log_half_life.exp()) * (age >= 0)

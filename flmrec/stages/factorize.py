@@ -50,7 +50,7 @@ _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the w
 _PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
 _NEWCOMERS_HAVE = 4  # events, at most
 _MEAN_OF = 2_000  # users whose mean is the mean user, at most
-_HISTORY = "history"
+_HISTORY, _TIMES = "history", "times"
 _VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 
 
@@ -235,10 +235,10 @@ def _frame(lake: Lake, ids: pa.ChunkedArray, vectors: Floats) -> DataFrame:
 def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> DataFrame:
     """(id, vector) of all users: by their histories, the rest by the prior of the users."""
     index = lake.read(Tables.USER_INDEX)
-    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX)))
+    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX, C.EVENT_TS)))
     placed = matrices.placed_events(lake, events)
-    own = placed.groupBy(C.USER_IDX).agg(ordered[C.ITEM_IDX].alias(_HISTORY))
-    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), _HISTORY)
+    own = placed.groupBy(C.USER_IDX).agg(ordered[C.ITEM_IDX].alias(_HISTORY), ordered[C.EVENT_TS].alias(_TIMES))
+    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), _HISTORY, _TIMES)
     warm = rows.mapInPandas(
         partial(user_partition, folder=str(folder), n_items=histories.n_items),
         f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>",
@@ -250,13 +250,14 @@ def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFram
 
 
 def user_partition(batches: Iterator[pd.DataFrame], folder: str, n_items: int) -> Iterator[pd.DataFrame]:
-    """For mapInPandas: (id, history of item numbers, oldest first) to (id, vector); the model is loaded once."""
+    """For mapInPandas: (id, history of item numbers, oldest first, and its times) to (id, vector); the model is loaded
+    once."""
     torch.set_num_threads(1)  # a task has one core
     side = published.load_user_side(Path(folder))
     for batch in batches:
         lengths = batch[_HISTORY].map(len).to_numpy()
-        items = np.concatenate([np.zeros(0, dtype=np.int64), *batch[_HISTORY]])
-        histories = Histories.of(np.repeat(np.arange(len(batch)), lengths), items, len(batch), n_items)
+        items, times = (np.concatenate([np.zeros(0, dtype=np.int64), *batch[name]]) for name in (_HISTORY, _TIMES))
+        histories = Histories.of(np.repeat(np.arange(len(batch)), lengths), items, len(batch), n_items, times)
         yield pd.DataFrame({C.ID: batch[C.ID], C.VECTOR: list(side.vectors(histories))})
 
 

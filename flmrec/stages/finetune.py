@@ -61,6 +61,7 @@ def version_name(lake: Lake, cfg: Config, fit: str) -> str:
     """<run.date>-<hash of settings, seed and versions of the inputs>, with -holdout behind the holdout fit's."""
     training = dataclasses.asdict(cfg.training)
     made_of = {
+        "format": artifact.FORMAT,
         "settings": {name: dataclasses.asdict(getattr(cfg, name)) for name in _SETTINGS},
         "training": {name: value for name, value in training.items() if name not in _MEANS},
         "ranks": cfg.training.ranks,

@@ -41,17 +41,18 @@ def known_positives(lake: Lake, cfg: Config, fit: str) -> DataFrame:
 
 
 def placed_events(lake: Lake, events: DataFrame) -> DataFrame:
-    """(user_idx, item_idx, place) of the events; place counts a user's events from the oldest, 1."""
+    """(user_idx, item_idx, place, event_ts) of the events; place counts a user's events from the oldest, 1; event_ts in
+    epoch seconds."""
     order = Window.partitionBy(C.USER).orderBy(*split.event_order())
     placed = events.withColumn("place", F.row_number().over(order))
     numbered = placed.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
-    return numbered.select(C.USER_IDX, C.ITEM_IDX, "place")
+    return numbered.select(C.USER_IDX, C.ITEM_IDX, "place", F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS))
 
 
 def histories(lake: Lake, events: DataFrame) -> Histories:
     table = placed_events(lake, events).orderBy(C.USER_IDX, "place").toArrow()
-    users, items = (_numbers(table, name) for name in (C.USER_IDX, C.ITEM_IDX))
-    return Histories.of(users, items, n_users(lake), n_items(lake))
+    users, items, times = (_numbers(table, name) for name in (C.USER_IDX, C.ITEM_IDX, C.EVENT_TS))
+    return Histories.of(users, items, n_users(lake), n_items(lake), times)
 
 
 def attribute_columns(

@@ -178,7 +178,8 @@ def _save_cold_validation(
 
 def _save_validation(validation: Validation, folder: Path) -> None:
     own = validation.histories
-    arrays = {"starts": own.starts, "items": own.items, "targets": validation.targets}
+    assert own.times is not None  # histories from tables have them
+    arrays = {"starts": own.starts, "items": own.items, "times": own.times, "targets": validation.targets}
     _save(folder / inputs.VALIDATION, arrays | {"n_items": np.array([own.n_items])})
 
 

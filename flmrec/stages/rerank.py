@@ -31,7 +31,6 @@ from flmrec.data import positives, split
 from flmrec.errors import DataContractError, UsageError
 from flmrec.evaluation.truth import ALL
 from flmrec.factorization.factors import load_user_side
-from flmrec.factorization.factors import newest as newest_events
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import cross_encoder
@@ -235,7 +234,7 @@ def _judge(lake: Lake, cfg: Config, base: Path, folder: Path, juries: dict[str, 
 
 def _cross_scores(lake: Lake, cfg: Config, folder: Path, histories: Histories, lists: Ints) -> Floats:
     """(users, k) z of each user's list, by Spark's tasks; NaN where a list is short."""
-    padded = newest_events(histories, np.arange(histories.n_users), cfg.rerank.history_events)
+    padded, _ = histories.windows(np.arange(histories.n_users), cfg.rerank.history_events)
     rows, places = np.nonzero(lists)
     frame = pd.DataFrame(
         {

@@ -69,11 +69,14 @@ class NextItem:
         whole = not self.recipe.negatives  # every step looks all of them up; of a sample a second copy would be a waste
         self.texts_of_steps = self.texts.bfloat16() if self.bf16 and whole else self.texts
 
-    def step(self, windows: Tensor) -> float:
-        """One update from (B, W) windows, oldest item first, 0 = padding. Returns the loss of this rank, nats."""
+    def step(self, windows: Tensor, times: Tensor) -> float:
+        """One update from (B, W) windows, oldest item first, 0 = padding, and the times of the events, epoch seconds.
+
+        Returns the loss of this rank, nats.
+        """
         self.flm.train()
-        history, targets = crop(windows, self.recipe.length, self.rng)
-        loss = self._loss(history.to(self.comm.device), targets.to(self.comm.device))
+        cropped = crop(windows, times, self.recipe.length, self.rng)
+        loss = self._loss(*(tensor.to(self.comm.device) for tensor in cropped))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -85,7 +88,7 @@ class NextItem:
             optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, history: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, history: Tensor, targets: Tensor, times: Tensor) -> Tensor:
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
             dense = [p.sum() for p in self.flm.parameters() if p is not self.flm.residual.weight]
@@ -100,7 +103,7 @@ class NextItem:
         def loss_of(factors: Tensor) -> Tensor:
             return step_loss(
                 Step(
-                    states=self.flm.states(history, factors[of_history])[present],
+                    states=self.flm.states(history, factors[of_history], times)[present],
                     factors=factors,
                     bias=self.flm.bias[items],
                     targets=of_targets[present],
@@ -149,8 +152,9 @@ class NextItem:
         total = 0.0
         for start in range(0, len(own), _EVALUATED_AT_ONCE):
             users = own[start : start + _EVALUATED_AT_ONCE]
-            history = newest(validation, users, self.recipe.length).to(self.comm.device)
-            scores = self.flm.states(history, factors[history])[:, -1] @ factors.T + self.flm.bias
+            rows = validation.histories.windows(users, self.recipe.length)
+            history, times = (torch.from_numpy(row).to(self.comm.device) for row in rows)
+            scores = self.flm.states(history, factors[history], times)[:, -1] @ factors.T + self.flm.bias
             seen = [validation.histories.of_user(user) for user in users]
             total += next_item_ndcg(scores.cpu().numpy(), seen, validation.targets[users], CHOOSING_K).sum()
         return sum(self.comm.allgather(float(total))) / len(validation.targets)
@@ -162,25 +166,17 @@ class NextItem:
         self.flm.load_state_dict(state)
 
 
-def crop(windows: Tensor, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """(history, targets), both (B, <= length): a random stretch of each window, targets one event later.
+def crop(windows: Tensor, times: Tensor, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(history, targets, times of the history), each (B, <= length): a random stretch of each window, targets one event
+    later.
 
-    windows: (B, W), padded with 0 on the left. A window with more events ends at a random place.
+    windows, times: (B, W), padded with 0 on the left. A window with more events ends at a random place.
     """
     width = windows.shape[1]
     spare = ((windows != 0).sum(1) - (length + 1)).clamp(min=0).numpy()
     stops = width - torch.from_numpy(rng.integers(0, spare + 1))  # (B,)
     columns = stops[:, None] + torch.arange(-length - 1, 0)
-    stretch = windows.gather(1, columns.clamp(min=0)) * (columns >= 0)
+    stretch, of_time = (rows.gather(1, columns.clamp(min=0)) * (columns >= 0) for rows in (windows, times))
     longest = int((stretch != 0).sum(1).max())
-    stretch = stretch[:, -max(longest, 2) :]
-    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0)
-
-
-def newest(validation: Validation, users: np.ndarray, length: int) -> Tensor:
-    """(users, length): the newest events of each, padded with 0 on the left."""
-    history = torch.zeros(len(users), length, dtype=torch.long)
-    for row, user in enumerate(users):
-        items = validation.histories.of_user(user)[-length:]
-        history[row, length - len(items) :] = torch.from_numpy(items)
-    return history
+    stretch, of_time = (rows[:, -max(longest, 2) :] for rows in (stretch, of_time))
+    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0), of_time[:, :-1]

@@ -31,7 +31,7 @@ from flmrec.training.inputs import Texts
 from flmrec.training.next_item import NextItem
 from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
 
-COLUMNS = [C.ITEM_IDX]
+COLUMNS = [C.ITEM_IDX, C.EVENT_TS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,8 @@ class _Run:
             self.aligner.start_epoch(epoch, self._steps())
         rows, losses = 0, []
         for block in self._batches(epoch):
-            windows = torch.from_numpy(block[C.ITEM_IDX].astype(np.int64))
-            losses.append(self.trainer.step(windows))
+            windows, times = (torch.from_numpy(block[column].astype(np.int64)) for column in COLUMNS)
+            losses.append(self.trainer.step(windows, times))
             self.mean.update()
             if aligning:
                 self.aligner.step(windows)

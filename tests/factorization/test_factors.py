@@ -77,6 +77,16 @@ def test_the_newest_events_of_each_user_are_kept_in_order():
     assert [kept.of_user(user).tolist() for user in range(3)] == [[2, 9], [], [3, 4]]
 
 
+def test_a_window_has_the_newest_events_and_their_times():
+    items, times = log().windows(np.array([2, 0, 1]), 3)
+    assert items.tolist() == [[0, 3, 4], [1, 2, 9], [0, 0, 0]] and not times.any()
+    timed = Histories(log().starts, log().items, N, np.arange(10, 16))
+    assert timed.windows(np.array([0, 2]), 3)[1].tolist() == [[11, 12, 13], [0, 14, 15]]
+    some = timed.of_users(np.array([2, 1, 0])).newest(np.array([1, 1, 2]))
+    assert some.times.tolist() == [15, 12, 13] and some.items.tolist() == [4, 2, 9]
+    assert timed.keep(np.arange(N + 1) % 2 == 1).times.tolist() == [10, 11, 13, 14]
+
+
 def test_users_lean_on_the_mean_user_as_far_as_they_lack_events(side):
     own = np.concatenate(list(side.parts_of(log()).values()), axis=1)
     mean_user = np.concatenate(list(side.mean_user.values()))

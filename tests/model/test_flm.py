@@ -4,6 +4,7 @@ import torch
 from flmrec.model.flm import Flm
 from flmrec.model.losses import alignment_loss, full_softmax_loss, sampled_softmax_loss
 from flmrec.model.recipe import TowerRecipe
+from flmrec.model.tower import gap_classes
 
 
 def make(**settings) -> Flm:
@@ -17,7 +18,8 @@ def test_a_state_depends_on_earlier_events_only(tower):
     items = torch.randn(7, 8)
     history = torch.tensor([[0, 2, 5, 1]])
     later = torch.tensor([[0, 2, 5, 6]])
-    first, second = (flm.states(h, items[h]) for h in (history, later))
+    times = torch.tensor([[0, 50, 53, 60]])
+    first, second = (flm.states(h, items[h], times) for h in (history, later))
     torch.testing.assert_close(first[:, :3], second[:, :3])
     assert (first[:, 3] - second[:, 3]).abs().max() > 1e-3
 
@@ -27,7 +29,23 @@ def test_padding_does_not_change_a_state(tower):
     flm = make(tower=tower).eval()
     items = torch.randn(7, 8)
     short, long = torch.tensor([[3, 4]]), torch.tensor([[0, 0, 3, 4]])
-    torch.testing.assert_close(flm.states(short, items[short])[:, -1], flm.states(long, items[long])[:, -1])
+    known, padded = torch.tensor([[70, 75]]), torch.tensor([[0, 0, 70, 75]])
+    torch.testing.assert_close(
+        flm.states(short, items[short], known)[:, -1], flm.states(long, items[long], padded)[:, -1]
+    )
+
+
+def test_a_gap_has_the_class_of_its_power_of_two_and_none_where_a_time_is_unknown():
+    times = torch.tensor([[0, 0, 100, 100, 101, 104, 168, 100_000_168, 0]])
+    assert gap_classes(times).tolist() == [[0, 0, 0, 1, 2, 3, 7, 27, 0]]
+
+
+def test_a_pause_before_an_event_changes_the_states_from_it_on():
+    flm = make().eval()
+    items, history = torch.randn(7, 8), torch.tensor([[3, 4, 1]])
+    at_once, later = (flm.states(history, items[history], torch.tensor([[60, end, end]])) for end in (61, 900_000))
+    torch.testing.assert_close(at_once[:, 0], later[:, 0])
+    assert ((at_once - later)[:, 1:].abs().amax(2) > 1e-4).all()
 
 
 def test_the_pooling_tower_halves_the_weight_of_an_event_that_is_one_half_life_older():
@@ -36,7 +54,7 @@ def test_the_pooling_tower_halves_the_weight_of_an_event_that_is_one_half_life_o
     factors = torch.randn(1, 3, 8)
     weights = torch.tensor([0.5, 0.5**0.5, 1.0])
     mean = (weights[:, None] * factors[0]).sum(0) / weights.sum()
-    state = tower(factors, torch.tensor([[4, 1, 2]]))[0, -1]
+    state = tower(factors, torch.tensor([[4, 1, 2]]), torch.zeros(1, 3))[0, -1]
     torch.testing.assert_close(state, torch.nn.functional.layer_norm(mean, (8,)))
 
 

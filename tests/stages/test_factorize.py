@@ -85,7 +85,8 @@ def test_a_history_gives_the_published_user_vector(made):
     index = {row["item_id"]: row["item_idx"] for row in lake.read(Tables.ITEM_INDEX).collect()}
     bought = lake.read(Tables.INTERACTIONS).where("user_id = 'user 7'").orderBy("event_ts").collect()
     items = np.array([index[row["item_id"]] for row in bought])
-    again = side.vectors(Histories.of(np.zeros(4, dtype=int), items, 1, len(TEXTS)))[0]
+    times = np.array([int(row["event_ts"].timestamp()) for row in bought])
+    again = side.vectors(Histories.of(np.zeros(4, dtype=int), items, 1, len(TEXTS), times))[0]
     np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, atol=1e-5)
 
 
