@@ -8,8 +8,9 @@ Delta; texts are titles and genres. Titles that a source with events shares with
 
 map          of the two ways (--how): a linear map on the plain encoder's vectors, trained for 60 larger steps
 encoder      the whole encoder, trained for --steps steps
-zero_shot    NDCG@10 of item-cold-start without a label: inner product of text vectors with the sum of the history's,
-             the mean of the known items taken off (flmrec/factorization/zero_shot.py), plain against pretrained
+zero_shot    NDCG@10 of item-cold-start without a label: inner product of text vectors with the sum of the history's
+             (flmrec/factorization/zero_shot.py). "plain" is the encoder as it comes, the mean of the known items taken
+             off; against it the same with its axes evened out, and what was pretrained, with and without that
 few_users    the same items, ranked by what the text predicts of the factors of EASE (flmrec/factorization/prior.py)
              fitted on 1, 5 and 20 % of the users
 objectives   zero_shot on ml-100k by the map, trained with each loss and each augmentation of histories alone
@@ -25,7 +26,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,27 +73,29 @@ SOURCES = {  # target: (data set, whether its events are read)
 CPU = torch.device("cpu")
 DEVICE = own_device(0)  # a GPU where there is one
 TARGETS = ["ml-100k", "amazon-beauty", "ml-latest-small"]
-MAP, ENCODER, MAP_STEPS = "map", "encoder", 60
+PLAIN, MAP, ENCODER, MAP_STEPS = "plain encoder", "map", "encoder", 60
 FROZEN = {"texts_per_step": 256, "negatives": 256, "windows_per_step": 64, "learning_rate": 1e-3}  # with a linear map
+NEXT, MASKED = PretrainLosses(words=0), PretrainLosses(next_item=0, words=0, masked_item=1)
 OBJECTIVES = {
-    "next item": PretrainConfig(**FROZEN),
-    "next item, no negatives but the pool": PretrainConfig(**FROZEN | {"negatives": 0}),
-    "masked item": PretrainConfig(losses=PretrainLosses(next_item=0, masked_item=1), **FROZEN),
-    "next and masked item": PretrainConfig(losses=PretrainLosses(masked_item=1), **FROZEN),
-    "next item, moments": PretrainConfig(losses=PretrainLosses(moments=1), **FROZEN),
+    "next item": PretrainConfig(losses=NEXT, **FROZEN),
+    "next item, no negatives but the pool": PretrainConfig(losses=NEXT, **FROZEN | {"negatives": 0}),
+    "masked item": PretrainConfig(losses=MASKED, **FROZEN),
+    "next and masked item": PretrainConfig(losses=replace(NEXT, masked_item=1), **FROZEN),
+    "next item, moments": PretrainConfig(losses=replace(NEXT, moments=1), **FROZEN),
     **{
         f"next item, histories: {name}": PretrainConfig(
-            losses=PretrainLosses(history_contrast=0.2), history=HistoryAugmentConfig(**{name: 0.3}), **FROZEN
+            losses=replace(NEXT, history_contrast=0.2), history=HistoryAugmentConfig(**{name: 0.3}), **FROZEN
         )
         for name in ("crop", "drop", "mask", "reorder", "substitute")
     },
 }
 TEXT_OBJECTIVES = {  # what reads words moves the encoder, not a map on its vectors
-    "next item": PretrainConfig(),
-    "next item, mlm": PretrainConfig(losses=PretrainLosses(mlm=0.1)),
-    "next item, mlm of behaviour": PretrainConfig(losses=PretrainLosses(mlm=0.1), behaviour_texts=16),
+    "next item": PretrainConfig(losses=NEXT),
+    "next item, words": PretrainConfig(),
+    "next item, mlm": PretrainConfig(losses=replace(NEXT, mlm=0.1)),
+    "next item, mlm of behaviour": PretrainConfig(losses=replace(NEXT, mlm=0.1), behaviour_texts=16),
     **{
-        f"next item, texts: {name}": PretrainConfig(losses=PretrainLosses(text_contrast=0.2), text=augmented)
+        f"next item, texts: {name}": PretrainConfig(losses=replace(NEXT, text_contrast=0.2), text=augmented)
         for name, augmented in {
             **{name: TextAugmentConfig(**{name: 0.3}) for name in ("crop", "drop", "swap", "mask", "attributes")},
             "templates": TextAugmentConfig(templates=["{text}", "A film: {text}", "You may like {text}"]),
@@ -147,19 +150,26 @@ Cells = list[tuple[str, Callable[[], dict[str, Any]]]]
 
 
 def zero_shot_cells(bench: Bench) -> Cells:
-    def cell(target: str, how: str) -> dict[str, Any]:
+    def cell(target: str, how: str, flattening: float) -> dict[str, Any]:
         before, after = vectors_of(bench, target, DEFAULT_ENCODER), adapted(bench, target, how)
-        validation, test = (
-            compared(without_labels(before, task), without_labels(after, task))
-            for task in logs.item_cold(bench.log(target))
-        )
-        return test | {"validation": validation["lead"]}
+        return leads(bench.log(target), before, after, flattening)
 
     return [
-        (f"{target}, {how}", lambda target=target, how=how: cell(target, how))  # type: ignore[misc]
+        (f"{target}, {how}{name}", lambda target=target, how=how, power=power: cell(target, how, power))  # type: ignore[misc]
         for target in bench.targets
-        for how in bench.how
+        for how in (PLAIN, *bench.how)
+        for name, power in (("", 0.0), (", axes evened out", zero_shot.FLATTENING))
+        if how != PLAIN or power
     ]
+
+
+def leads(log: Log, before: np.ndarray, after: np.ndarray, flattening: float) -> dict[str, Any]:
+    """What `after` is ahead of `before` on test, and on validation; axes of `after` alone are evened out."""
+    validation, test = (
+        compared(without_labels(before, task, 0.0), without_labels(after, task, flattening))
+        for task in logs.item_cold(log)
+    )
+    return test | {"validation": validation["lead"]}
 
 
 def few_users_cells(bench: Bench) -> Cells:
@@ -178,6 +188,8 @@ def few_users_cells(bench: Bench) -> Cells:
 
 def adapted(bench: Bench, target: str, how: str) -> np.ndarray:
     """The target's text vectors as what was pretrained on its sources gives them."""
+    if how == PLAIN:
+        return vectors_of(bench, target, DEFAULT_ENCODER)
     if how == MAP:
         return vectors_of(bench, target, DEFAULT_ENCODER) @ frozen(bench, target, PretrainConfig(**FROZEN), MAP_STEPS)
     return vectors_of(bench, target, bench.pretrained(target, PretrainConfig(), f"pretrained-{target}", bench.steps))
@@ -187,11 +199,7 @@ def objective_cells(bench: Bench) -> Cells:
     def cell(name: str) -> dict[str, Any]:
         texts = vectors_of(bench, "ml-100k", DEFAULT_ENCODER)
         mapped = texts @ frozen(bench, "ml-100k", OBJECTIVES[name], MAP_STEPS)
-        validation, test = (
-            compared(without_labels(texts, task), without_labels(mapped, task))
-            for task in logs.item_cold(bench.log("ml-100k"))
-        )
-        return test | {"validation": validation["lead"]}
+        return leads(bench.log("ml-100k"), texts, mapped, 0.0)
 
     return [(name, lambda name=name: cell(name)) for name in OBJECTIVES]  # type: ignore[misc]
 
@@ -201,18 +209,14 @@ def text_objective_cells(bench: Bench) -> Cells:
         encoder = pretrain(bench, "ml-100k", TEXT_OBJECTIVES[name], bench.steps)
         before = vectors_of(bench, "ml-100k", DEFAULT_ENCODER)
         after = encode(encoder, texts_of(bench.log("ml-100k")))
-        validation, test = (
-            compared(without_labels(before, task), without_labels(after, task))
-            for task in logs.item_cold(bench.log("ml-100k"))
-        )
-        return test | {"validation": validation["lead"]}
+        return leads(bench.log("ml-100k"), before, after, 0.0)
 
     return [(name, lambda name=name: cell(name)) for name in TEXT_OBJECTIVES]  # type: ignore[misc]
 
 
 def compression_cells(bench: Bench) -> Cells:
     plan = PretrainConfig(
-        losses=PretrainLosses(next_item=0, distil=1), layers=3, prefixes=[64, 128], learning_rate=2e-4
+        losses=PretrainLosses(next_item=0, words=0, distil=1), layers=3, prefixes=[64, 128], learning_rate=2e-4
     )
 
     def cell(student: bool, kind: str, prefix: int | None) -> dict[str, Any]:
@@ -229,8 +233,8 @@ def compression_cells(bench: Bench) -> Cells:
         before = time.process_time()
         found = encode(encoder, texts, CPU, bf16=kind == "bf16")
         speed = len(texts) / (time.process_time() - before)
-        plain = without_labels(vectors_of(bench, "ml-100k", DEFAULT_ENCODER), test)
-        figures = compared(plain, without_labels(found[:, :prefix], test))
+        plain = without_labels(vectors_of(bench, "ml-100k", DEFAULT_ENCODER), test, 0.0)
+        figures = compared(plain, without_labels(found[:, :prefix], test, 0.0))
         return figures | {"texts_per_s": round(speed, 1), "mib": round(size - inside * (kind == "int8"), 1)}
 
     variants: list[tuple[bool, str, int | None]] = [
@@ -378,9 +382,9 @@ def encode(encoder: TextEncoder, texts: list[str], device: torch.device = DEVICE
     return encode_rows(encoder.to(device), ids, lengths, device, bf16=bf16 and bf16_is_fast(device))
 
 
-def without_labels(texts: np.ndarray, task: Task) -> np.ndarray:
+def without_labels(texts: np.ndarray, task: Task, flattening: float) -> np.ndarray:
     """(users,) NDCG@10 of the cold items, ranked among themselves."""
-    items = zero_shot.item_vectors(texts, np.unique(task.train.items))
+    items = zero_shot.item_vectors(texts, np.unique(task.train.items), flattening)
     return _judged(task, lambda users: task.train.matrix()[users] @ items, items)
 
 

@@ -124,7 +124,9 @@ class Lake:
         """Returns the userMetadata by which the commit is found."""
         writer = rows.write.format("delta").mode(mode)
         if table in columns.FILE_STATISTICS:  # a table that is there keeps what it has
-            writer = writer.option("delta.dataSkippingStatsColumns", columns.FILE_STATISTICS[table])
+            named = columns.FILE_STATISTICS[table]
+            setting = ("StatsColumns", named) if named else ("NumIndexedCols", "0")  # other readers refuse an empty name
+            writer = writer.option(f"delta.dataSkipping{setting[0]}", setting[1])
         if partition_by:
             writer = writer.partitionBy(*partition_by)
         if replace_where and self.exists(table):

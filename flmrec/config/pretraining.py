@@ -48,6 +48,7 @@ class PretrainLosses:
     masked_item: float = 0.0
     history_contrast: float = 0.0
     text_contrast: float = 0.0
+    words: float = 1.0  # texts that share rare words are alike
     mlm: float = 0.0
     moments: float = 0.0  # distance of the sources' means and covariances
     distil: float = 0.0  # distance from the vectors of model.encoder, for a student of fewer layers

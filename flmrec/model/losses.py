@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MASKED = float("-inf")
+_FAR = -1e4  # as good as masked, and a logarithm that can be multiplied by 0
 
 
 def full_softmax_loss(
@@ -148,6 +149,23 @@ def adversarial_loss(loss_of: Callable[[Tensor], Tensor], factors: Tensor, epsil
     (slope,) = torch.autograd.grad(loss, factors, retain_graph=True)
     size = epsilon * factors.detach().square().mean(1, keepdim=True).sqrt()
     return loss, loss_of(factors + size * F.normalize(slope, dim=1))
+
+
+def words_loss(vectors: Tensor, shared: Tensor, temperature: float, groups: Tensor | None = None) -> Tensor:
+    """KL divergence of the vectors' likeness from that of the words: who shares rare words with whom.
+
+    vectors: (n, H) unit rows, the mean taken off or not; shared: (n, n) cosines of the texts' words weighted by rarity
+    (factorization/words.py). Both become softmaxes over the other rows, cosines over `temperature`. groups: (n,), rows
+    of different groups are not compared; a row with fewer than two others has no part. 0 where no row has.
+    """
+    barred = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    if groups is not None:
+        barred = barred | (groups[:, None] != groups[None, :])
+    asked = (~barred).sum(1) > 1
+    barred, unit = barred[asked], F.normalize(vectors.float(), dim=1)
+    target = F.log_softmax((shared[asked] / temperature).masked_fill(barred, _FAR), 1)
+    found = F.log_softmax((unit[asked] @ unit.T / temperature).masked_fill(barred, _FAR), 1)
+    return F.kl_div(found, target, log_target=True, reduction="sum") / asked.sum().clamp(min=1)
 
 
 def alignment_loss(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -66,6 +66,8 @@ class AlignmentRecipe:
     scaling: Literal["none", "sqrt", "linear"] = "none"  # of the learning rates with the ranks
     max_texts_per_epoch: int = 4_096  # drawn anew each epoch: what fine-tuning costs does not grow with the catalogue
     share_of_histories: float = 0.5  # of a step's texts: items that the step's users had, instead of any
+    words: float = 0.3  # weight of the loss that keeps texts alike which share rare words
+    words_temperature: float = 0.1  # of its softmaxes over cosines
     temperature: float = 1.0  # in standard deviations of the teacher's scores
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0

@@ -1,5 +1,6 @@
 """Fine-tuning of the encoder on one rank: item texts learn to score users as the linear teacher does.
 
+Texts that share rare words stay alike besides: names and brands say what a teacher of few events does not.
 The head starts as ridge regression from the frozen encoder's vectors (and the attributes) to the teacher's item
 factors; then encoder and head follow the teacher's scores of the batch's users over the texts of the step.
 """
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from flmrec.factorization import prior
 from flmrec.factorization.prior import Content, Features, PriorSettings
+from flmrec.factorization.words import word_rows
 from flmrec.model.encoder import bf16_is_fast, encode_rows, load_encoder
-from flmrec.model.losses import alignment_loss
+from flmrec.model.losses import alignment_loss, words_loss
 from flmrec.model.recipe import Recipe
 from flmrec.training.comm import Communicator
 from flmrec.training.inputs import ColdValidation, Teacher, Texts
@@ -76,6 +78,8 @@ class Aligner:
         self.head_bias = y.mean(0).to(self.comm.device)
         with_text = self.texts.has_text[known]
         self.candidates = known[with_text]
+        counted = np.unique(self.texts.of_item[self.candidates])
+        self.words = word_rows(self.texts.input_ids, self.texts.n_tokens, counted)  # a row a distinct text
         width = self.vectors.shape[1]
         self.text_mean = self.vectors[torch.from_numpy(self.candidates)].mean(0).to(self.comm.device)
         self.fixed = features[:, width:].to(self.comm.device)  # attributes, centred and scaled
@@ -131,30 +135,43 @@ class Aligner:
         # the teacher's unit is a typical item's spread; a user's scores grow with the history, so each gets its own
         teacher = users @ self.outputs[torch.from_numpy(items).to(users.device)].T
         scale = teacher.std(1, keepdim=True).clamp(min=1e-6)
-        student = users @ self._item_factors(items).T
-        loss = alignment_loss(student / scale, teacher / scale, self.recipe.alignment.temperature)
-        (loss / self.recipe.alignment.accumulate).backward()
+        recipe = self.recipe.alignment
+        rows, place = np.unique(self.texts.of_item[items], return_inverse=True)
+        vectors = self._encode(rows)
+        student = users @ self._item_factors(items, vectors[torch.from_numpy(place).to(users.device)]).T
+        loss = alignment_loss(student / scale, teacher / scale, recipe.temperature)
+        if recipe.words:
+            shared = (self.words[rows] @ self.words[rows].T).toarray()
+            unit = F.normalize(vectors, dim=1)
+            likeness = words_loss(
+                unit - unit.mean(0), torch.from_numpy(shared).to(users.device), recipe.words_temperature
+            )
+            loss = loss + recipe.words * likeness
+        (loss / recipe.accumulate).backward()
         self.losses.append(float(loss.detach()))
         if not due:
             return
         parameters = [*self._trained(), self.head]
         self.comm.average_gradients_(parameters)
-        nn.utils.clip_grad_norm_(parameters, self.recipe.alignment.max_gradient_norm)
+        nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
 
-    def _item_factors(self, items: np.ndarray) -> Tensor:
-        """(n, R) from the texts as the encoder reads them now; each distinct text is read once."""
-        rows, place = np.unique(self.texts.of_item[items], return_inverse=True)
+    def _encode(self, rows: np.ndarray) -> Tensor:
+        """(n, H) of the distinct texts `rows`, as the encoder reads them now."""
         device = self.comm.device
         ids = torch.from_numpy(self.texts.input_ids[rows].astype(np.int64)).to(device)
         lengths = torch.from_numpy(self.texts.n_tokens[rows].astype(np.int64)).to(device)
         self.encoder.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            vectors = self.encoder.by_length(ids, lengths)
-        unit = F.normalize(vectors - self.text_mean, dim=1)[torch.from_numpy(place).to(device)]
-        features = torch.cat([unit, self.fixed[torch.from_numpy(items).to(device)]], 1)
+            vectors: Tensor = self.encoder.by_length(ids, lengths)
+        return vectors
+
+    def _item_factors(self, items: np.ndarray, vectors: Tensor) -> Tensor:
+        """(n, R) of the items, whose texts have the vectors (n, H)."""
+        unit = F.normalize(vectors - self.text_mean, dim=1)
+        features = torch.cat([unit, self.fixed[torch.from_numpy(items).to(unit.device)]], 1)
         return features @ self.head + self.head_bias
 
     def finish_epoch(self) -> float:

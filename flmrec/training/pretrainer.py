@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from flmrec.columns import C
 from flmrec.config import PretrainConfig
 from flmrec.errors import UsageError
+from flmrec.factorization.words import word_rows
 from flmrec.model import augment as histories
 from flmrec.model import compression, pretraining
 from flmrec.model.encoder import Pooling, Tuning, bf16_is_fast, load_encoder
+from flmrec.model.losses import words_loss
 from flmrec.model.pretraining import IGNORED, MaskedLanguageHead
 from flmrec.text import augment as texts
 from flmrec.text.tokenization import TokenizerRef
@@ -75,6 +78,7 @@ class Pretrainer:
         self.translate = texts.translator(job.plan.text.translator)
         self.with_events = np.array(job.with_events)
         self.texts_of = [np.flatnonzero(corpus.sources == source) for source in range(len(job.with_events))]
+        self.words = self._words() if self.plan.losses.words else []
         self.encoder = load_encoder(job.encoder, job.pooling, job.tuning).to(comm.device)
         self.teacher = load_encoder(job.encoder, job.pooling).to(comm.device) if self.plan.losses.distil else None
         if self.plan.layers is not None:
@@ -146,6 +150,9 @@ class Pretrainer:
             losses["masked_item"] = pretraining.masked_item_loss(table, rows, hidden, sources, owners, temperature)
         if weights.history_contrast:
             losses["history_contrast"] = self._history_contrast(table, windows[histories_of], owners, groups, rng)
+        if weights.words:
+            shared = torch.from_numpy(self._shared(pool)).to(device)
+            losses["words"] = words_loss(table[1:], shared, temperature, groups)
         if weights.moments:
             losses["moments"] = pretraining.moment_loss(vectors, groups)
         if self.teacher is not None:
@@ -159,6 +166,20 @@ class Pretrainer:
     def _encoded(self, pool: np.ndarray) -> Tensor:
         """(P, H)."""
         return self.encoder.by_length(*self._tokens([self.corpus.texts[i] for i in pool]))
+
+    def _words(self) -> list[sp.csr_matrix]:
+        """A source's texts by the rarity of their words within the source, a row each; no rows where it has none."""
+        ids, lengths = self._ids(self.corpus.texts)
+        return [word_rows(ids[own], lengths[own], np.arange(len(own))) for own in self.texts_of]
+
+    def _shared(self, pool: np.ndarray) -> np.ndarray:
+        """(P, P) cosines of the words of the pool's texts, 0 between sources."""
+        out = np.zeros((len(pool), len(pool)), dtype=np.float32)
+        for source, (of_source, words) in enumerate(zip(self.texts_of, self.words, strict=True)):
+            own = np.flatnonzero(self.corpus.sources[pool] == source)
+            rows = words[np.searchsorted(of_source, pool[own])]
+            out[np.ix_(own, own)] = (rows @ rows.T).toarray()
+        return out
 
     def _negatives(self, pool: np.ndarray, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Texts outside the pool, of the sources of the windows that are histories, in their shares. Without them the
@@ -230,11 +251,15 @@ class Pretrainer:
 
     def _tokens(self, some: list[str]) -> tuple[Tensor, Tensor]:
         """(B, L) ids, padded on the right, and (B,) lengths."""
+        ids, lengths = self._ids(some)
+        return torch.from_numpy(ids).to(self.comm.device), torch.from_numpy(lengths).to(self.comm.device)
+
+    def _ids(self, some: list[str]) -> tuple[np.ndarray, np.ndarray]:
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(some)]
         lengths = np.array([len(row) for row in rows])
         ids = np.full((len(rows), lengths.max()), self.job.tokenizer.pad_id)
         ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-        return torch.from_numpy(ids).to(self.comm.device), torch.from_numpy(lengths).to(self.comm.device)
+        return ids, lengths
 
     def progress(self) -> dict[str, Any]:
         """All that a checkpoint needs; `resume` takes it."""

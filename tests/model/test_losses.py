@@ -117,3 +117,27 @@ def test_adversarial_loss_is_higher_than_any_other_small_step_makes_it():
         assert loss < worst and loss_of(other) < worst
     worst.backward()
     assert factors.grad.abs().sum() > 0
+
+
+def test_words_loss_by_its_formula_within_groups():
+    torch.manual_seed(0)
+    vectors, groups = torch.randn(5, 3), torch.tensor([0, 0, 0, 1, 1])
+    shared = torch.rand(5, 5)
+    shared = (shared + shared.T) / 2
+    unit = F.normalize(vectors, dim=1)
+    expected = 0.0
+    for row in range(3):  # a row of group 1 has one other alone, which it is sure of
+        others = [other for other in range(3) if other != row]
+        p, q = (torch.softmax(table[row, others] / 0.2, 0) for table in (shared, unit @ unit.T))
+        expected += float((p * (p / q).log()).sum()) / 3
+    found = losses.words_loss(vectors, shared, 0.2, groups)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_words_loss_is_nothing_where_likeness_agrees_or_nothing_can_be_compared():
+    unit = F.normalize(torch.randn(6, 4), dim=1).requires_grad_()
+    agreed = losses.words_loss(unit, (unit @ unit.T).detach(), 0.1).detach()
+    assert float(agreed) == pytest.approx(0, abs=1e-5)
+    alone = losses.words_loss(unit[:2], torch.eye(2), 0.1)
+    alone.backward()
+    assert float(alone.detach()) == 0 and not unit.grad.any()

@@ -23,7 +23,7 @@ from tests.small import KINDS, write_encoder
 
 TEXTS = [f"{kind} {name}" for kind in ("garden", "kitchen", "music") for name in KINDS[kind]]  # 6 of a kind
 EVERYTHING = PretrainConfig(
-    losses=PretrainLosses(next_item=1, masked_item=1, history_contrast=0.5, text_contrast=0.5, mlm=0.5, moments=0.1, distil=0.1),
+    losses=PretrainLosses(next_item=1, masked_item=1, history_contrast=0.5, text_contrast=0.5, mlm=0.5, moments=0.1, distil=0.1, words=0.5),
     text=TextAugmentConfig(drop=0.2, mask=0.2, templates=["{text}", "they sell {text}"]),
     history=HistoryAugmentConfig(crop=0.2, reorder=0.3, substitute=0.2, drop=0.1, mask=0.1),
     prefixes=[8], behaviour_texts=2, epochs=2, window_events=5, windows_per_step=8, texts_per_step=12, negatives=4, learning_rate=1e-3,
@@ -100,7 +100,7 @@ def test_every_objective_trains_and_a_broken_run_ends_as_an_unbroken_one(
 
 
 def test_next_item_brings_the_texts_of_a_taste_together(job: PretrainJob, tmp_path: Path) -> None:
-    plan = dataclasses.replace(EVERYTHING, losses=PretrainLosses(), epochs=6, learning_rate=1e-2)
+    plan = dataclasses.replace(EVERYTHING, losses=PretrainLosses(words=0), epochs=6, learning_rate=1e-2)
     pretraining.train(dataclasses.replace(job, plan=plan, folder=str(tmp_path)), SingleCommunicator(), lambda _: None)
 
     def apart(folder: str | Path) -> float:
@@ -116,6 +116,34 @@ def test_next_item_brings_the_texts_of_a_taste_together(job: PretrainJob, tmp_pa
         return float(cosines[same].mean() - cosines[~same].mean())
 
     assert apart(tmp_path) > apart(job.encoder) + 0.2
+
+
+def test_words_are_compared_within_a_source_and_bring_texts_that_share_them_together(
+    job: PretrainJob, tmp_path: Path
+) -> None:
+    corpus = Corpus.read(job.texts)
+    trainer = Pretrainer(job, corpus, SingleCommunicator(), total_steps=1)
+    everything = np.arange(1, len(corpus.texts))
+    shared, of = trainer._shared(everything), corpus.sources[everything]
+    assert not shared[of[:, None] != of[None, :]].any() and shared.max() <= 1 + 1e-6
+    kinds = np.array([corpus.texts[i].split()[0] for i in everything])
+    same = (kinds[:, None] == kinds[None, :]) & (of == 0)[:, None] & ~np.eye(len(kinds), dtype=bool)
+    other = ~same & (of == 0)[:, None] & (of == 0) & ~np.eye(len(kinds), dtype=bool)
+    assert shared[same].mean() > 3 * shared[other].mean()
+
+    plan = dataclasses.replace(EVERYTHING, losses=PretrainLosses(next_item=0), epochs=6, learning_rate=1e-2)
+    pretraining.train(dataclasses.replace(job, plan=plan, folder=str(tmp_path)), SingleCommunicator(), lambda _: None)
+
+    def agreement(folder: str | Path) -> float:
+        """Correlation of the texts' cosines with those of their words, source 0."""
+        ids = trainer._tokens([corpus.texts[i] for i in everything[of == 0]])
+        with torch.no_grad():
+            found = torch.nn.functional.normalize(load_encoder(str(folder), "mean")(*ids), dim=1).numpy()
+        cosines = np.corrcoef(found - found.mean(0))
+        between = np.triu_indices(len(cosines), 1)
+        return float(np.corrcoef(cosines[between], shared[np.ix_(of == 0, of == 0)][between])[0, 1])
+
+    assert agreement(tmp_path) > agreement(job.encoder) + 0.2
 
 
 def test_pool_holds_texts_of_the_windows_and_each_once() -> None:

@@ -1,6 +1,6 @@
 """Will the user like the item: a split by time with explicit labels, text and behaviour together.
 
-    .venv/bin/python benchmarks/click.py --data FOLDER --json OUT
+    .venv/bin/python benchmarks/click_rates.py --data FOLDER --json OUT
 
 FOLDER holds train, valid and test as .csv.gz (user_id, item_id, label 0/1, timestamp) and items.json.gz (item_id,
 title, maybe genres: "Comedy/Drama"). A row's history is the same user's earlier rows with their labels, in valid and
