@@ -125,7 +125,8 @@ class Lake:
         writer = rows.write.format("delta").mode(mode)
         if table in columns.FILE_STATISTICS:  # a table that is there keeps what it has
             named = columns.FILE_STATISTICS[table]
-            setting = ("StatsColumns", named) if named else ("NumIndexedCols", "0")  # other readers refuse an empty name
+            # other readers of Delta refuse an empty list of names
+            setting = ("StatsColumns", named) if named else ("NumIndexedCols", "0")
             writer = writer.option(f"delta.dataSkipping{setting[0]}", setting[1])
         if partition_by:
             writer = writer.partitionBy(*partition_by)
