@@ -31,6 +31,7 @@ from flmrec.training.reader import Block, DataFile, read_table
 from flmrec.training.schedule import rise_and_fall
 
 _WEIGHT_DECAY, _MAX_GRADIENT_NORM = 0.01, 1.0
+_TOKENIZED = 8192  # texts at a time, since a tokenizer's own records of a text are large
 _MASKS = ("[MASK]", "<mask>")
 
 
@@ -169,7 +170,12 @@ class Pretrainer:
 
     def _words(self) -> list[sp.csr_matrix]:
         """A source's texts by the rarity of their words within the source, a row each; no rows where it has none."""
-        ids, lengths = self._ids(self.corpus.texts)
+        corpus, width = self.corpus.texts, self.job.tokenizer.max_tokens
+        ids, lengths = np.zeros((len(corpus), width), dtype=np.int32), np.zeros(len(corpus), dtype=np.int64)
+        for start in range(0, len(corpus), _TOKENIZED):
+            own = slice(start, start + _TOKENIZED)
+            rows, lengths[own] = self._ids(corpus[own])
+            ids[own, : rows.shape[1]] = rows
         return [word_rows(ids[own], lengths[own], np.arange(len(own))) for own in self.texts_of]
 
     def _shared(self, pool: np.ndarray) -> np.ndarray:
