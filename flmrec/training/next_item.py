@@ -16,6 +16,7 @@ from flmrec.training.inputs import Validation
 from flmrec.training.objectives import DRAWN, Step, step_loss
 
 _EVALUATED_AT_ONCE = 512  # users
+_LENGTH_GROUPS = 4  # parts of a batch, by length
 
 
 class NextItem:
@@ -76,7 +77,10 @@ class NextItem:
         """
         self.flm.train()
         cropped = crop(windows, times, self.recipe.length, self.rng)
-        loss = self._loss(*(tensor.to(self.comm.device) for tensor in cropped))
+        lengths = (cropped[0] != 0).sum(1)
+        order = lengths.argsort(stable=True)
+        history, targets, of_time = (rows[order].to(self.comm.device) for rows in cropped)
+        loss = self._loss(history, targets, of_time, lengths[order].tolist())
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -88,7 +92,8 @@ class NextItem:
             optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, history: Tensor, targets: Tensor, times: Tensor) -> Tensor:
+    def _loss(self, history: Tensor, targets: Tensor, times: Tensor, lengths: list[int]) -> Tensor:
+        """Of rows in ascending order of their `lengths`, events."""
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
             dense = [p.sum() for p in self.flm.parameters() if p is not self.flm.residual.weight]
@@ -99,11 +104,17 @@ class NextItem:
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
         known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
         owners = present.nonzero()[:, 0]
+        parts = without_padding(lengths, _LENGTH_GROUPS if history.device.type == "cpu" else 1)
 
         def loss_of(factors: Tensor) -> Tensor:
             return step_loss(
                 Step(
-                    states=self.flm.states(history, factors[of_history], times)[present],
+                    states=torch.cat(
+                        [
+                            self.flm.states(history[part], factors[of_history[part]], times[part])[present[part]]
+                            for part in parts
+                        ]
+                    ),
                     factors=factors,
                     bias=self.flm.bias[items],
                     targets=of_targets[present],
@@ -164,6 +175,18 @@ class NextItem:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         self.flm.load_state_dict(state)
+
+
+def without_padding(lengths: list[int], n_groups: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of up to `n_groups` parts of a batch, each as wide as its longest row; padding is on the left.
+
+    lengths: of the rows, ascending. Histories differ so much that half of a batch would be padding.
+    """
+    bounds = np.linspace(0, len(lengths), min(n_groups, len(lengths)) + 1).astype(int)
+    return [
+        (slice(first, last), slice(-max(1, lengths[last - 1]), None))
+        for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    ]
 
 
 def crop(windows: Tensor, times: Tensor, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:

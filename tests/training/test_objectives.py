@@ -7,8 +7,9 @@ import torch
 from flmrec.model.flm import Flm
 from flmrec.model.losses import full_softmax_loss
 from flmrec.model.recipe import TowerRecipe
+from flmrec.training import next_item
 from flmrec.training.comm import SingleCommunicator
-from flmrec.training.next_item import NextItem, crop
+from flmrec.training.next_item import NextItem, crop, without_padding
 
 N_ITEMS = 30
 
@@ -39,6 +40,33 @@ def test_a_stretch_of_a_window_keeps_each_event_with_its_time_and_its_successor(
     assert history[0].tolist() == [0, 0, 3] and targets[0].tolist() == [0, 0, 4]
     assert history[1, 0] >= 11 and torch.equal(targets[1], history[1] + 1)
     assert torch.equal(times, history * 100)
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 2, 3, 5, 8, 8], [4], [0, 2], [8] * 9])
+def test_parts_of_a_batch_have_every_row_once_and_all_of_its_events(lengths: list[int]):
+    parts = without_padding(lengths, 3)
+    assert [row for rows, _ in parts for row in range(*rows.indices(len(lengths)))] == list(range(len(lengths)))
+    for rows, columns in parts:
+        assert -columns.start == max(1, *lengths[rows], 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"negatives": 20}, {"objectives": {"in_batch": 1.0}}, {"tower": "pooling"}], ids=str
+)
+def test_a_batch_read_in_parts_gives_the_loss_and_gradients_of_the_whole(
+    settings: dict, monkeypatch: pytest.MonkeyPatch
+):
+    walk = windows(16) * (torch.arange(9) >= torch.arange(16)[:, None] % 8)
+    times = (walk != 0) * torch.arange(1, 10) ** 4
+    losses, slopes = [], []
+    for parts in (1, 4):
+        monkeypatch.setattr(next_item, "_LENGTH_GROUPS", parts)
+        made = trainer(**settings)
+        losses.append(made.step(walk, times))
+        slopes.append({name: p.grad for name, p in made.flm.named_parameters() if p.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for name, slope in slopes[0].items():
+        torch.testing.assert_close(slope, slopes[1][name], rtol=2e-2, atol=1e-3)
 
 
 def hits(made: NextItem) -> float:
