@@ -30,7 +30,7 @@ class TowerRecipe:
     dim: int = 64  # latent factors
     layers: int = 2
     heads: int = 2
-    widening: int = 4  # of the feed-forward layers, in factors
+    widening: int = 1  # of the feed-forward layers, in factors
     length: int = 200  # newest events that the tower reads
     dropout: float = 0.4
     residual_dropout: float = 0.1  # share of items whose residual is dropped in a step
@@ -157,7 +157,7 @@ def _tower(size: DataSize) -> TowerRecipe:
             dropout=0.2,
         )  # fmt: skip
     if size.n_events > 500_000:
-        return TowerRecipe(batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2)
+        return TowerRecipe(batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2, widening=4)
     if size.n_windows > 5_000:
         return TowerRecipe(length=50, batch_size=128, max_epochs=32, evaluate_every=4)
     return TowerRecipe()
