@@ -129,7 +129,7 @@ def test_wrong_settings_are_refused_in_one_sentence(spark: SparkSession, cfg: Co
 @pytest.mark.parametrize(
     "section",
     [
-        {"epochs": 0}, {"losses": {"next_item": 0.0}}, {"text": {"drop": 1.0}}, {"history": {"crop": -0.1}},
+        {"epochs": 0}, {"losses": {"next_item": 0.0, "words": 0.0}}, {"text": {"drop": 1.0}}, {"history": {"crop": -0.1}},
         {"text": {"templates": ["no slot"]}}, {"sources": [{"root": "x", "weight": 0.0}]}, {"half_life": 0.0},
     ],
 )  # fmt: skip
