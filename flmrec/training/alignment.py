@@ -66,7 +66,7 @@ class Aligner:
         known = self.teacher.known
         outputs = torch.from_numpy(self.teacher.factors.outputs)
         inputs = torch.from_numpy(self.teacher.factors.inputs)
-        spread = (inputs[torch.from_numpy(known)] @ outputs[torch.from_numpy(known)].T).std(1).mean()
+        spread = spread_of_scores(inputs[torch.from_numpy(known)], outputs[torch.from_numpy(known)])
         self.outputs = (outputs / spread.clamp(min=1e-9)).to(self.comm.device)
         self.inputs = inputs.to(self.comm.device)
         features = torch.from_numpy(self._features().dense)
@@ -217,6 +217,12 @@ class Aligner:
                 if parameter.requires_grad:
                     parameter.copy_(state[name])
         self.vectors = state["vectors"]
+
+
+def spread_of_scores(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The mean over the rows of (n, R) inputs of the standard deviation of their scores of all (n, R) outputs, without
+    the n x n scores."""
+    return torch.einsum("nr,rs,ns->n", inputs, torch.cov(outputs.T), inputs).clamp(min=0).sqrt().mean()
 
 
 def mixed_texts(planned: np.ndarray, own: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from flmrec.factorization.linear import LinearFactors
 from flmrec.model import recipe
 from flmrec.model.recipe import DataSize
 from flmrec.text.tokenization import tokenizer_ref
-from flmrec.training.alignment import Aligner, mixed_texts
+from flmrec.training.alignment import Aligner, mixed_texts, spread_of_scores
 from flmrec.training.comm import SingleCommunicator
 from flmrec.training.inputs import Teacher, Texts
 from tests.small import COLOURS, KINDS, write_encoder
@@ -33,6 +33,14 @@ def test_up_to_half_of_the_texts_are_items_of_the_users(own: np.ndarray, n_own: 
 
 def test_an_item_that_is_planned_and_the_users_own_is_read_once() -> None:
     assert mixed_texts(np.array([1, 2, 3, 4]), np.array([1, 2]), 0.5, np.random.default_rng(0)).tolist() == [1, 2]
+
+
+def test_the_spread_of_scores_needs_no_scores() -> None:
+    """Half a million items would have 10^11 of them."""
+    inputs, outputs = torch.randn(50, 8), torch.randn(50, 8) + 1
+    assert float(spread_of_scores(inputs, outputs)) == pytest.approx(float((inputs @ outputs.T).std(1).mean()), rel=1e-5)
+    many = torch.randn(500_000, 8)
+    assert float(spread_of_scores(many, many)) == pytest.approx(float(many.norm(dim=1).mean()), rel=1e-2)
 
 
 def test_texts_that_share_rare_words_grow_alike_by_the_weight_of_words(tmp_path: Path) -> None:
