@@ -29,7 +29,8 @@ class Flm(nn.Module):
             self.residual.weight[0] = 0
         self.text = _small_linear(text_width, recipe.dim)
         self.attributes = _small_linear(attribute_width, recipe.dim) if attribute_width else None
-        self.bias = nn.Parameter(torch.zeros(n_items + 1))
+        self.bias = nn.Embedding(n_items + 1, 1, sparse=recipe.sparse)
+        nn.init.zeros_(self.bias.weight)
         self.tower: nn.Module = (
             PoolingTower(recipe.dim, recipe.dropout) if recipe.tower == "pooling" else HistoryTower(recipe)
         )
@@ -56,6 +57,11 @@ class Flm(nn.Module):
             keep = torch.rand(len(residual), 1, device=residual.device) >= self.recipe.residual_dropout
             residual = residual * keep
         return residual + self.content_factors(texts, attributes)
+
+    def item_bias(self, items: Tensor | None = None) -> Tensor:
+        """(n,) of the items (n,), None: of all, 0 included."""
+        found: Tensor = self.bias.weight if items is None else self.bias(items)
+        return found[:, 0]
 
     def content_factors(self, texts: Tensor, attributes: Tensor) -> Tensor:
         """W f(x) + T a: what a cold item has. (n, D) float32; texts may be bfloat16, whose product is faster."""

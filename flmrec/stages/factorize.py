@@ -154,7 +154,7 @@ def _als(lake: Lake, cfg: Config, events: DataFrame, features: Floats) -> AlsFac
 def _tower_factors(flm: Flm, texts: Floats, attributes: Floats) -> Floats:
     """(n + 1, D + 1): the items' factors, and their bias."""
     factors = flm.item_factors(flm.scaled_texts(torch.from_numpy(texts)), torch.from_numpy(attributes))
-    return torch.cat([factors, flm.bias[:, None]], 1).numpy()
+    return torch.cat([factors, flm.bias.weight], 1).numpy()
 
 
 def _prior_settings(items: Items, histories: Histories, cold: Ints) -> PriorSettings:

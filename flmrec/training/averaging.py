@@ -9,17 +9,24 @@ from torch import nn
 
 
 class RunningMean:
-    """Exponential mean of the parameters of `model`; early steps count less, so that the start is forgotten."""
+    """Exponential mean of the parameters of `model`; early steps count less, so that the start is forgotten.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+    every: of so many steps one counts, for all of them, since a step of a large catalogue touches few of the weights
+    that the mean is over.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, every: int = 1) -> None:
+        self.decay, self.every, self.updates = decay, every, 0
         self.parameters: list[torch.Tensor] = list(model.parameters())
         self.means = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        started = self.updates > self.every  # a short training has a mean as well
+        if started and self.updates % self.every:
+            return
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) ** (self.every if started else 1)
         torch._foreach_lerp_(self.means, [p.detach() for p in self.parameters], 1 - decay)
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from flmrec.training.reader import DataFile, read_table
 
 ATTRIBUTES, TEACHER = "attributes.safetensors", "teacher.safetensors"
 VALIDATION, COLD_VALIDATION = "validation.safetensors", "cold_validation.safetensors"
+_USERS_AT_ONCE = 512  # whose scores of all cold items are held
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,14 @@ class ColdValidation:
         """Mean NDCG@10 over the users, the cold items ranked among themselves. predicted: (c, R)."""
         place = np.zeros(self.chosen.n_items + 1, dtype=np.int64)
         place[self.cold] = np.arange(len(self.cold))
-        relevant = np.zeros((len(self.users), len(self.cold)), dtype=bool)
-        relevant[self.chosen.users(), place[self.chosen.items]] = True
-        return float(ndcg(self.users @ predicted.T, relevant, 10).mean())
+        values = []
+        for start in range(0, len(self.users), _USERS_AT_ONCE):
+            users = np.arange(start, min(start + _USERS_AT_ONCE, len(self.users)))
+            chosen = self.chosen.of_users(users)
+            relevant = np.zeros((len(users), len(self.cold)), dtype=bool)
+            relevant[chosen.users(), place[chosen.items]] = True
+            values.append(ndcg(self.users[users] @ predicted.T, relevant, 10))
+        return float(np.concatenate(values).mean())
 
 
 def attributes(folder: Path) -> Floats:

@@ -39,12 +39,14 @@ class NextItem:
         self.log_chance = chance.log().to(comm.device)  # (n + 1,) of being the next item of an event
         self.texts = self.texts_of_steps = torch.empty(0)
         self.seed, self.bf16 = seed, bf16_is_fast(comm.device)
-        dense = [p for name, p in flm.named_parameters() if not (recipe.sparse and name == "residual.weight")]
+        own = [flm.residual.weight, flm.bias.weight]  # a row an item
+        self.shared = [p for p in flm.parameters() if all(p is not table for table in own)]
+        dense = self.shared if recipe.sparse else [*flm.parameters()]
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         ]
         if recipe.sparse:
-            self.optimizers.append(torch.optim.SparseAdam([flm.residual.weight], recipe.learning_rate))
+            self.optimizers.append(torch.optim.SparseAdam(own, recipe.learning_rate))
         self.steps = 0
 
     def start_epoch(self, epoch: int) -> None:
@@ -96,9 +98,9 @@ class NextItem:
         """Of rows in ascending order of their `lengths`, events."""
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
-            dense = [p.sum() for p in self.flm.parameters() if p is not self.flm.residual.weight]
-            residual = self.flm.residual(history.new_zeros(1)).sum()  # sparse where those of the other ranks are
-            return (torch.stack(dense).sum() + residual) * 0
+            nobody = history.new_zeros(1)  # gradients that are sparse where those of the other ranks are
+            own = self.flm.residual(nobody).sum() + self.flm.item_bias(nobody).sum()
+            return (torch.stack([p.sum() for p in self.shared]).sum() + own) * 0
         items, of_history, of_targets, negatives = self._looked_up(history, targets)
         factors = self.flm.item_factors(self.texts_of_steps[items], self.attributes[items], items)
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
@@ -116,7 +118,7 @@ class NextItem:
                         ]
                     ),
                     factors=factors,
-                    bias=self.flm.bias[items],
+                    bias=self.flm.item_bias(items),
                     targets=of_targets[present],
                     negatives=negatives,
                     owners=owners,
@@ -165,7 +167,7 @@ class NextItem:
             users = own[start : start + _EVALUATED_AT_ONCE]
             rows = validation.histories.windows(users, self.recipe.length)
             history, times = (torch.from_numpy(row).to(self.comm.device) for row in rows)
-            scores = self.flm.states(history, factors[history], times)[:, -1] @ factors.T + self.flm.bias
+            scores = self.flm.states(history, factors[history], times)[:, -1] @ factors.T + self.flm.item_bias()
             seen = [validation.histories.of_user(user) for user in users]
             total += next_item_ndcg(scores.cpu().numpy(), seen, validation.targets[users], CHOOSING_K).sum()
         return sum(self.comm.allgather(float(total))) / len(validation.targets)

@@ -32,6 +32,7 @@ from flmrec.training.next_item import NextItem
 from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
 
 COLUMNS = [C.ITEM_IDX, C.EVENT_TS]
+_STEPS_OF_A_MEAN = 20  # where residuals are sparse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class _Run:
         counts = inputs.item_counts(self.folder)
         self.trainer = NextItem(flm, recipe.tower, attributes, counts, comm, seed=job.seed)
         self.trainer.set_texts(self.aligner.vectors)
-        self.mean = RunningMean(flm, recipe.tower.averaging)
+        self.mean = RunningMean(flm, recipe.tower.averaging, every=_STEPS_OF_A_MEAN if recipe.tower.sparse else 1)
         self.warm, self.cold = inputs.validation(self.folder), inputs.cold_validation(self.folder)
         self.best_warm, self.best_cold = _Best(), _Best()
         self.result = FitResult(linear=asdict(recipe.linear))

@@ -38,7 +38,8 @@ def test_an_item_that_is_planned_and_the_users_own_is_read_once() -> None:
 def test_the_spread_of_scores_needs_no_scores() -> None:
     """Half a million items would have 10^11 of them."""
     inputs, outputs = torch.randn(50, 8), torch.randn(50, 8) + 1
-    assert float(spread_of_scores(inputs, outputs)) == pytest.approx(float((inputs @ outputs.T).std(1).mean()), rel=1e-5)
+    by_scores = float((inputs @ outputs.T).std(1).mean())
+    assert float(spread_of_scores(inputs, outputs)) == pytest.approx(by_scores, rel=1e-5)
     many = torch.randn(500_000, 8)
     assert float(spread_of_scores(many, many)) == pytest.approx(float(many.norm(dim=1).mean()), rel=1e-2)
 

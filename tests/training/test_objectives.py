@@ -74,7 +74,7 @@ def hits(made: NextItem) -> float:
     made.flm.eval()
     factors = made.flm.item_factors(made.texts, made.attributes)
     walk = windows(40, seed=1)
-    scores = made.flm.states(walk[:, :8], factors[walk[:, :8]], walk[:, :8])[:, -1] @ factors.T + made.flm.bias
+    scores = made.flm.states(walk[:, :8], factors[walk[:, :8]], walk[:, :8])[:, -1] @ factors.T + made.flm.item_bias()
     scores = scores.scatter(1, walk[:, :8], -torch.inf)
     return float((torch.topk(scores, 3).indices == walk[:, 8:]).any(1).float().mean())
 
@@ -110,7 +110,7 @@ def test_the_default_is_the_softmax_over_the_catalogue():
     walk = windows(6)
     factors = made.flm.item_factors(made.texts, made.attributes)
     states = made.flm.states(walk[:, :-1], factors[walk[:, :-1]], walk[:, :-1])
-    expected = full_softmax_loss(states.flatten(0, 1), factors, made.flm.bias, walk[:, 1:].flatten())
+    expected = full_softmax_loss(states.flatten(0, 1), factors, made.flm.item_bias(), walk[:, 1:].flatten())
     assert made.step(walk, walk) == pytest.approx(
         float(expected.detach()), rel=1e-4
     )  # softmax in bfloat16 on some machines
@@ -131,4 +131,4 @@ def test_no_item_of_the_own_stretch_is_a_negative():
     made.flm.tower = Flm(N_ITEMS, 4, 0, made.recipe).tower
     walk = torch.arange(0, N_ITEMS)[None, :]
     made.step(walk, walk)
-    assert made.flm.bias.grad[N_ITEMS] > 0 and (made.flm.bias.grad[2:N_ITEMS] < 0).all()
+    assert made.flm.bias.weight.grad[N_ITEMS] > 0 and (made.flm.bias.weight.grad[2:N_ITEMS] < 0).all()
