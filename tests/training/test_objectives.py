@@ -69,6 +69,16 @@ def test_a_batch_read_in_parts_gives_the_loss_and_gradients_of_the_whole(
         torch.testing.assert_close(slope, slopes[1][name], rtol=2e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_events", [9, 0])
+def test_no_gradient_of_a_large_catalogue_is_as_long_as_the_catalogue(n_events: int):
+    """What travels between ranks is the rows of a step; of a step of users with one event each as well."""
+    made = trainer(sparse=True, negatives=4)
+    walk = windows(2) * (torch.arange(9) < n_events)
+    made.step(walk, walk)
+    of_items = [p for p in made.flm.parameters() if len(p) == N_ITEMS + 1]
+    assert len(of_items) == 2 and all(p.grad is not None and p.grad.is_sparse for p in of_items)
+
+
 def hits(made: NextItem) -> float:
     """Share of walks whose next item ranks among the first three that the walk has not seen."""
     made.flm.eval()
