@@ -60,14 +60,33 @@ def sequential(histories: Histories, half_lives: Sequence[float], ridge: float, 
     ridge: > 0, events, at the first half-life; it grows with the root of the others. The columns are divided by their
     items' events ** popularity afterwards: squared error favours popular items more than a ranking does.
     """
-    gram, cross = _sequential_sums(histories, half_lives)
-    size = histories.n_items + 1
-    for place, half_life in enumerate(half_lives):
-        own = slice(place * size, (place + 1) * size)
-        gram.diagonal()[own].add_(ridge * (half_life / half_lives[0]) ** 0.5)
-    weights = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
-    counts = torch.from_numpy(np.maximum(histories.item_counts(), 1).astype(np.float32))
-    return weights.div_(counts**popularity)
+    return SequentialSums.of(histories, half_lives).weights(ridge, popularity)
+
+
+@dataclass(frozen=True)
+class SequentialSums:
+    """What `sequential` needs of the log, for several ridges."""
+
+    gram: Tensor  # (half-lives * (n + 1), half-lives * (n + 1))
+    cross: Tensor  # (half-lives * (n + 1), n + 1)
+    half_lives: Sequence[float]
+    counts: Ints  # (n + 1,) events an item
+
+    @classmethod
+    def of(cls, histories: Histories, half_lives: Sequence[float]) -> "SequentialSums":
+        return cls(*_sequential_sums(histories, half_lives), half_lives, histories.item_counts())
+
+    def weights(self, ridge: float, popularity: float = 0.2) -> Tensor:
+        """As `sequential`."""
+        size, diagonal = self.cross.shape[1], self.gram.diagonal()
+        plain = diagonal.clone()
+        for place, half_life in enumerate(self.half_lives):
+            diagonal[place * size : (place + 1) * size].add_(ridge * (half_life / self.half_lives[0]) ** 0.5)
+        factor = torch.linalg.cholesky(self.gram)
+        diagonal.copy_(plain)
+        weights = torch.cholesky_solve(self.cross, factor)
+        counts = torch.from_numpy(np.maximum(self.counts, 1).astype(np.float32))
+        return weights.div_(counts**popularity)
 
 
 def spectral(histories: Histories, rank: int, *, popularity: float = 0.5) -> LinearFactors:

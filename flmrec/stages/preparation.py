@@ -23,7 +23,7 @@ from flmrec.evaluation.gain import CHOOSING_K, next_item_ndcg
 from flmrec.factorization import linear
 from flmrec.factorization.factors import LONG, SEQUENTIAL
 from flmrec.factorization.histories import Histories
-from flmrec.factorization.linear import LinearFactors
+from flmrec.factorization.linear import LinearFactors, SequentialSums
 from flmrec.lake import Lake
 from flmrec.model import recipe
 from flmrec.model.encoder import resolve_encoder
@@ -127,10 +127,9 @@ def _tuned(histories: Histories, settings: LinearRecipe, validation: Validation)
     seen = [validation.histories.of_user(user) for user in range(validation.histories.n_users)]
     for factor in (1.0, 0.5, 2.0):
         half_lives = tuple(factor * half_life for half_life in settings.half_lives)
-        rows = linear.weighted(validation.histories, half_lives)
+        rows, sums = linear.weighted(validation.histories, half_lives), SequentialSums.of(histories, half_lives)
         for ridge in (settings.sequential_ridge, settings.sequential_ridge / 3, settings.sequential_ridge * 3):
-            weights = linear.sequential(histories, half_lives, ridge).numpy()
-            scores = np.asarray(rows @ weights)
+            scores = np.asarray(rows @ sums.weights(ridge).numpy())
             ndcg = float(next_item_ndcg(scores, seen, validation.targets, CHOOSING_K).mean())
             if ndcg > best_ndcg + _GAIN:
                 best_ndcg = ndcg
