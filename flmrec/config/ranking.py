@@ -30,6 +30,7 @@ class FactorizationConfig:
     dim: int | None = None  # latent factors of each linear model; None: by the data's size, as the next ones
     half_life: float | None = None  # of the sequential model, events; None: one or two, by the data's size
     ridge: float | None = None  # of the linear models, events
+    max_events: int = 20_000_000  # that the linear models learn from, on the driver; of more, all of some users
     als: AlsPartConfig = field(default_factory=AlsPartConfig)
 
 
@@ -61,6 +62,8 @@ def factorization_faults(factorization: FactorizationConfig) -> list[str]:
         faults.append(f"factorization.parts needs at least one part, each once, got {factorization.parts}")
     elif factorization.parts == ["sequential"]:
         faults.append("factorization.parts needs a part beside sequential, which catalogues above 20,000 items lack")
+    if factorization.max_events < 1:
+        faults.append(f"factorization.max_events must be at least 1, got {factorization.max_events}")
     for name in ("rank", "alpha", "ridge", "prior_ridge", "sweeps", "half_life"):
         value = getattr(factorization.als, name)
         if value is not None and value <= 0:

@@ -80,7 +80,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     lake = Lake(spark, cfg.lake)
     folder = versions.folder_of(lake, cfg, fit)
     events = matrices.positives(lake, cfg, fit)
-    histories = matrices.histories(lake, events)
+    histories = matrices.histories(lake, cfg, events)
     items = _items(lake, cfg, fit, folder, events, histories)
     cold = inputs.held_back(folder)
     choices = artifact.load_choices(versions.holdout_of(folder)) if fit == FULL else {}

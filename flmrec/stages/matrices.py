@@ -16,6 +16,8 @@ from flmrec.factorization.histories import Floats, Histories
 from flmrec.lake import Lake
 from flmrec.model.attributes import AttributeEncoder
 
+_PLACES = 1_000_000  # among which users are drawn
+
 
 def n_items(lake: Lake) -> int:
     """Items are numbered 1..n_items."""
@@ -49,8 +51,19 @@ def placed_events(lake: Lake, events: DataFrame) -> DataFrame:
     return numbered.select(C.USER_IDX, C.ITEM_IDX, "place", F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS))
 
 
-def histories(lake: Lake, events: DataFrame) -> Histories:
-    table = placed_events(lake, events).orderBy(C.USER_IDX, "place").toArrow()
+def sampled(lake: Lake, cfg: Config, events: DataFrame) -> DataFrame:
+    """The events, or all events of some users where the log has more than `factorization.max_events`: what a driver
+    holds does not grow with the log."""
+    share = cfg.factorization.max_events / max(lake.read(Tables.INTERACTIONS).count(), 1)
+    if share >= 1:
+        return events
+    place = F.pmod(F.xxhash64(F.lit(cfg.run.seed), C.USER), F.lit(_PLACES))
+    return events.where(place < int(share * _PLACES))
+
+
+def histories(lake: Lake, cfg: Config, events: DataFrame) -> Histories:
+    """Of all users, or of those that are `sampled`: the others' are empty."""
+    table = placed_events(lake, sampled(lake, cfg, events)).orderBy(C.USER_IDX, "place").toArrow()
     users, items, times = (_numbers(table, name) for name in (C.USER_IDX, C.ITEM_IDX, C.EVENT_TS))
     return Histories.of(users, items, n_users(lake), n_items(lake), times)
 

@@ -43,7 +43,7 @@ _COLD_SHARE = 10  # one item in so many is held back from the teacher
 def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str, Any] | None) -> FitJob:
     """Fills `folder` and returns the job of the ranks. chosen: FitResult of the holdout fit, for the full fit."""
     chosen = chosen or {}
-    histories = matrices.histories(lake, matrices.positives(lake, cfg, fit))
+    histories = matrices.histories(lake, cfg, matrices.positives(lake, cfg, fit))
     files = reader.scan(lake.live_files(table_of(Tables.SEQUENCES, fit)))
     size = DataSize(
         n_users=int((histories.lengths > 0).sum()),
@@ -91,7 +91,7 @@ def load_linear(folder: Path) -> dict[str, LinearFactors]:
 def _validation(lake: Lake, cfg: Config, histories: Histories) -> Validation | None:
     """The first validation event of the users that have a history; None where the protocol gives no such users."""
     parts = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation)
-    held = parts.where(F.col(C.SPLIT) == split.VALIDATION)
+    held = matrices.sampled(lake, cfg, parts.where(F.col(C.SPLIT) == split.VALIDATION))
     targets = first_events(lake, held).toArrow()
     users = targets.column(C.USER_IDX).to_numpy().astype(np.int64)
     items = targets.column(C.ITEM_IDX).to_numpy().astype(np.int64)

@@ -70,7 +70,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     if (final / ABOUT).exists():
         console.print(f"  cross-encoder {version} is there already")
         return
-    histories = matrices.histories(lake, matrices.positives(lake, cfg, HOLDOUT))
+    histories = matrices.histories(lake, cfg, matrices.positives(lake, cfg, HOLDOUT))
     juries = _juries(lake, cfg, histories)
     written = _write_pairs(lake, cfg, histories)
     working = checkpoint.working_folder(lake.models_folder(), version)
@@ -100,7 +100,7 @@ def _version_name(lake: Lake, cfg: Config, base: Path) -> str:
 def _write_pairs(lake: Lake, cfg: Config, histories: Histories) -> LedgerRow:
     """Each user's newest training events, and items it never had in their place; the events before them as history."""
     plan = cfg.rerank
-    users = matrices.placed_events(lake, matrices.positives(lake, cfg, HOLDOUT))
+    users = matrices.placed_events(lake, matrices.sampled(lake, cfg, matrices.positives(lake, cfg, HOLDOUT)))
     n_users = int((histories.lengths > 1).sum())
     if not n_users:
         raise DataContractError("No user has two training events: the cross-encoder has nothing to learn from.")
@@ -180,7 +180,7 @@ class Jury:
 
 def _juries(lake: Lake, cfg: Config, train_histories: Histories) -> dict[str, Jury]:
     """Part of the split: its jury. Raises DataContractError where a part has none."""
-    known = matrices.histories(lake, matrices.known_positives(lake, cfg, HOLDOUT))
+    known = matrices.histories(lake, cfg, matrices.known_positives(lake, cfg, HOLDOUT))
     parts = {split.VALIDATION: train_histories, split.TEST: known}
     return {part: _jury(lake, cfg, part, histories) for part, histories in parts.items()}
 
@@ -188,7 +188,7 @@ def _juries(lake: Lake, cfg: Config, train_histories: Histories) -> dict[str, Ju
 def _jury(lake: Lake, cfg: Config, part: str, histories: Histories) -> Jury:
     """A sample of the users with a history, and the first event of theirs in a part of the split."""
     events = split.assign(lake.read(Tables.INTERACTIONS), cfg.evaluation).where(F.col(C.SPLIT) == part)
-    liked = positives.weigh(events, cfg.source.interactions.events, cfg.positives)
+    liked = matrices.sampled(lake, cfg, positives.weigh(events, cfg.source.interactions.events, cfg.positives))
     first = preparation.first_events(lake, liked).toArrow()
     users, targets = (first.column(name).to_numpy().astype(np.int64) for name in (C.USER_IDX, C.ITEM_IDX))
     served = np.flatnonzero(histories.lengths[users] > 0)

@@ -6,6 +6,7 @@ import torch
 from pyspark.sql import SparkSession
 from transformers import AutoModel, AutoTokenizer
 
+from flmrec import config
 from flmrec.columns import FITS, FULL, HOLDOUT, Tables, table_of
 from flmrec.config import Config
 from flmrec.errors import UsageError
@@ -13,7 +14,7 @@ from flmrec.factorization import factors
 from flmrec.factorization.histories import Histories
 from flmrec.lake import Lake
 from flmrec.model import artifact
-from flmrec.stages import encode, factorize
+from flmrec.stages import encode, factorize, matrices
 from tests.conftest import make_config
 from tests.stages.model_lake import KITCHEN, MUSIC, N_USERS, TEXTS, write_lake
 
@@ -87,7 +88,26 @@ def test_a_history_gives_the_published_user_vector(made):
     items = np.array([index[row["item_id"]] for row in bought])
     times = np.array([int(row["event_ts"].timestamp()) for row in bought])
     again = side.vectors(Histories.of(np.zeros(4, dtype=int), items, 1, len(TEXTS), times))[0]
-    np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, atol=1e-5)
+    np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, rtol=1e-5, atol=1e-5)
+
+
+def test_of_a_large_log_the_linear_models_get_all_events_of_some_users(made, spark, tmp_path):
+    """A user's factor is made by the executors and needs no place in what the driver holds."""
+    lake, cfg = made
+    whole = matrices.histories(lake, cfg, matrices.positives(lake, cfg, FULL))
+    part = config.overridden(cfg, {"factorization.max_events": 60})
+    drawn = matrices.histories(lake, part, matrices.positives(lake, part, FULL))
+    kept = drawn.lengths > 0
+    assert 20 <= len(drawn.items) <= 100 < len(whole.items) == 120 and drawn.n_users == whole.n_users
+    assert (drawn.lengths[kept] == whole.lengths[kept]).all()
+
+    _lake, other = write_lake(spark, tmp_path)
+    other = config.overridden(other, {"factorization.max_events": 60})
+    encode.run(spark, other, HOLDOUT)
+    factorize.run(spark, other, HOLDOUT)
+    users = vectors(Lake(spark, other.lake), table_of(Tables.USER_FACTORS, HOLDOUT))
+    assert len(users) == N_USERS + 1
+    assert all(np.isfinite(v).all() and v.any() for v in users.values())
 
 
 def test_a_missing_model_is_named(spark, tmp_path):
