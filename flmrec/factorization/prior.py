@@ -53,6 +53,15 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Centre:
+    """What text and attributes are measured from."""
+
+    text: Floats  # (H,) mean text vector
+    attributes: Floats  # (A,) means
+    length: float  # root mean square of the centred attributes' lengths
+
+
+@dataclass(frozen=True)
 class Content:
     """What is said of the items, a row each."""
 
@@ -62,13 +71,22 @@ class Content:
 
     def features(self, known: Ints, settings: PriorSettings) -> Features:
         """Centred on the rows `known`; text and attributes have mean square length 1 and settings.attributes."""
-        has_text = self.texts.any(axis=1)
-        average = self.texts[known[has_text[known]]].mean(0) if has_text[known].any() else 0
-        parts = [_unit_rows(self.texts - average) * has_text[:, None]]
+        return self.around(self.centre(known), settings)
+
+    def centre(self, known: Ints) -> Centre:
+        """Of the rows `known`."""
+        texts, attributes = self.texts[known], self.attributes[known]
+        has_text = texts.any(axis=1)
+        text = texts[has_text].mean(0) if has_text.any() else np.zeros(texts.shape[1], dtype=np.float32)
+        middle = attributes.mean(0)
+        length = max(float(np.sqrt(((attributes - middle) ** 2).sum(1).mean())), 1e-6)
+        return Centre(text, middle, length)
+
+    def around(self, centre: Centre, settings: PriorSettings) -> Features:
+        """As `features`, by a centre that may be of other rows."""
+        parts = [_unit_rows(self.texts - centre.text) * self.texts.any(axis=1)[:, None]]
         if self.attributes.shape[1]:
-            centred = self.attributes - self.attributes[known].mean(0)
-            length = max(float(np.sqrt((centred[known] ** 2).sum(1).mean())), 1e-6)
-            parts.append(settings.attributes * centred / length)
+            parts.append(settings.attributes * (self.attributes - centre.attributes) / centre.length)
         dense = np.concatenate(parts, axis=1).astype(np.float32)
         if self.words is None or not settings.words:
             return Features(dense, sp.csr_matrix((len(dense), 0), dtype=np.float32))

@@ -38,6 +38,11 @@ class AttributeEncoder:
         return encoder
 
     @property
+    def names(self) -> list[str]:
+        """The columns that `transform` looks at."""
+        return [*self.values, *self.quantiles]
+
+    @property
     def width(self) -> int:
         """A, the number of features."""
         return sum(map(len, self.values.values())) + sum(map(len, self.quantiles.values()))

@@ -37,10 +37,11 @@ from flmrec.factorization.blend import ColdJudges, WarmJudges
 from flmrec.factorization.factors import ALS, LONG, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.factorization.linear import LinearFactors
-from flmrec.factorization.prior import Content, PriorSettings
+from flmrec.factorization.prior import Centre, Content, KernelRidge, PriorSettings
 from flmrec.factorization.words import word_rows
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
+from flmrec.model.attributes import AttributeEncoder
 from flmrec.model.flm import Flm
 from flmrec.stages import matrices, preparation, versions
 from flmrec.training import inputs, reader
@@ -227,9 +228,12 @@ def _item_rows(lake: Lake, vectors: Floats) -> DataFrame:
 
 def _frame(lake: Lake, ids: pa.ChunkedArray, vectors: Floats) -> DataFrame:
     """(id, vector) from the driver's memory."""
+    return lake.spark.createDataFrame(pa.table({C.ID: ids, C.VECTOR: _lists(vectors)}), _VECTORS)
+
+
+def _lists(vectors: Floats) -> pa.Array:
     values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    table = pa.table({C.ID: ids, C.VECTOR: values.cast(pa.list_(pa.float32()))})
-    return lake.spark.createDataFrame(table, _VECTORS)
+    return values.cast(pa.list_(pa.float32()))
 
 
 def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> DataFrame:
@@ -264,19 +268,35 @@ def user_partition(batches: Iterator[pd.DataFrame], folder: str, n_items: int) -
 def _newcomers(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories, without: DataFrame) -> DataFrame:
     """(id, vector) of users without events, as the text and attributes of the others predict them."""
     side = published.load_user_side(folder)
-    size = histories.n_users
-    texts = matrices.vectors(
-        lake, table_of(Tables.USER_VECTORS, fit), Tables.USER_INDEX, C.USER, C.USER_IDX, size, side.flm.shape[1]
-    )
-    attributes = matrices.features(matrices.user_attribute_columns(lake, cfg, size), size)[1]
     active = np.flatnonzero(histories.lengths)
     learned = np.sort(np.random.default_rng(cfg.run.seed).permutation(active)[:_PRIOR_USERS])
-    features = Content(texts, attributes).features(learned, PriorSettings())
-    model = prior.fit(
-        features.rows(learned),
-        side.vectors(histories.of_users(learned)),
-        ridge=PriorSettings().ridge,
-        seed=cfg.run.seed,
-    )
-    newcomers = without.toArrow()
-    return _frame(lake, newcomers.column(C.USER), model(features.rows(newcomers.column(C.USER_IDX).to_numpy())))
+    described = matrices.described_users(lake, cfg, fit)
+    numbers = lake.spark.createDataFrame(pa.table({C.USER_IDX: pa.array(learned, pa.int32())}))
+    known = described.join(F.broadcast(numbers), C.USER_IDX).orderBy(C.USER_IDX).toArrow()
+    columns = matrices.attribute_columns(known)
+    encoder = AttributeEncoder.fit(columns)
+    content = Content(matrices.dense(known.column(C.VECTOR), side.flm.shape[1]), encoder.transform(columns, len(known)))
+    centre = content.centre(np.arange(len(known)))
+    wanted = side.vectors(histories.of_users(learned))
+    plan = PriorSettings()
+    model = prior.fit(content.around(centre, plan), wanted, ridge=plan.ridge, seed=cfg.run.seed)
+    newcomers = described.join(without.select(C.USER_IDX), C.USER_IDX, "left_semi")
+    predict = partial(newcomer_partition, width=side.flm.shape[1], encoder=encoder, centre=centre, model=model)
+    return newcomers.mapInArrow(predict, _VECTORS)
+
+
+def newcomer_partition(
+    batches: Iterator[pa.RecordBatch], width: int, encoder: AttributeEncoder, centre: Centre, model: KernelRidge
+) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow: what is said of users, with texts of `width` numbers, to (id, vector)."""
+    torch.set_num_threads(1)  # a task has one core
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        rows = pa.Table.from_batches([batch])
+        columns = matrices.attribute_columns(rows)
+        nothing = [None] * len(rows)  # a vector that no user of the batch has
+        attributes = encoder.transform({name: columns.get(name, nothing) for name in encoder.names}, len(rows))
+        content = Content(matrices.dense(rows.column(C.VECTOR), width), attributes)
+        vectors = model(content.around(centre, PriorSettings()))
+        yield pa.RecordBatch.from_pydict({C.ID: rows.column(C.ID).combine_chunks(), C.VECTOR: _lists(vectors)})

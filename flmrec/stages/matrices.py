@@ -7,8 +7,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from flmrec.columns import C, Tables
-from flmrec.config import Config, EntitySource
+from flmrec.columns import C, Tables, table_of
+from flmrec.config import Config
 from flmrec.data import positives as weighing
 from flmrec.data import split
 from flmrec.data.entities import attribute_names
@@ -68,15 +68,11 @@ def histories(lake: Lake, cfg: Config, events: DataFrame) -> Histories:
     return Histories.of(users, items, n_users(lake), n_items(lake), times)
 
 
-def attribute_columns(
-    lake: Lake, table: str, source: EntitySource | None, id_column: str, index: str, idx: str, size: int
-) -> dict[str, list[Any]]:
-    """Attribute: its value for each dense id 0..size-1, None where there is none. Vectors come as one number each."""
-    if source is None:
-        return {}
-    names = list(attribute_names(source).values())
-    rows = lake.read(table).join(lake.read(index), id_column).select(idx, *names).toArrow()
-    places = _numbers(rows, idx)
+def item_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:
+    """Attribute: its value for each item 0..size-1, None where there is none. Vectors come as one number each."""
+    names = list(attribute_names(cfg.source.items).values())
+    rows = lake.read(Tables.ITEMS).join(lake.read(Tables.ITEM_INDEX), C.ITEM).select(C.ITEM_IDX, *names).toArrow()
+    places = _numbers(rows, C.ITEM_IDX)
     columns: dict[str, list[Any]] = {}
     for name in names:
         values: list[Any] = [None] * size
@@ -86,12 +82,25 @@ def attribute_columns(
     return columns
 
 
-def item_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:
-    return attribute_columns(lake, Tables.ITEMS, cfg.source.items, C.ITEM, Tables.ITEM_INDEX, C.ITEM_IDX, size)
+def described_users(lake: Lake, cfg: Config, fit: str) -> DataFrame:
+    """(user_idx, id, vector, attributes): what text and attributes say of each user, null where they say nothing."""
+    index = lake.read(Tables.USER_INDEX).withColumnRenamed(C.USER, C.ID)
+    texts = lake.read(table_of(Tables.USER_VECTORS, fit)).select(C.ID, C.VECTOR)
+    rows = index.join(texts, C.ID, "left")
+    if cfg.source.users is None:
+        return rows.select(C.USER_IDX, C.ID, C.VECTOR)
+    names = list(attribute_names(cfg.source.users).values())
+    attributes = lake.read(Tables.USERS).select(F.col(C.USER).alias(C.ID), *names)
+    return rows.join(attributes, C.ID, "left").select(C.USER_IDX, C.ID, C.VECTOR, *names)
 
 
-def user_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:
-    return attribute_columns(lake, Tables.USERS, cfg.source.users, C.USER, Tables.USER_INDEX, C.USER_IDX, size)
+def attribute_columns(described: pa.Table) -> dict[str, list[Any]]:
+    """Attribute: its value for each row of `described_users`. Vectors come as one number each."""
+    columns: dict[str, list[Any]] = {}
+    for name in described.column_names:
+        if name not in (C.USER_IDX, C.ID, C.VECTOR):
+            columns |= _split_vector(name, described.column(name).to_pylist())
+    return columns
 
 
 def features(columns: dict[str, list[Any]], size: int) -> tuple[AttributeEncoder, Floats]:
@@ -105,9 +114,16 @@ def vectors(lake: Lake, table: str, index: str, id_column: str, idx: str, size: 
     rows = lake.read(table).join(lake.read(index).withColumnRenamed(id_column, C.ID), C.ID).select(idx, C.VECTOR)
     found = rows.toArrow()
     matrix = np.zeros((size, width), dtype=np.float32)
-    if found.num_rows:
-        flat = found.column(C.VECTOR).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        matrix[_numbers(found, idx)] = flat.reshape(-1, width)
+    matrix[_numbers(found, idx)] = dense(found.column(C.VECTOR), width)
+    return matrix
+
+
+def dense(vectors: pa.ChunkedArray, width: int) -> Floats:
+    """(rows, width) of a column of vectors, zero where one is null."""
+    matrix = np.zeros((len(vectors), width), dtype=np.float32)
+    there = vectors.is_valid().to_numpy()
+    flat = vectors.drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    matrix[there] = flat.reshape(-1, width)
     return matrix
 
 

@@ -91,6 +91,23 @@ def test_a_history_gives_the_published_user_vector(made):
     np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, rtol=1e-5, atol=1e-5)
 
 
+def test_a_user_without_events_is_placed_by_the_profile(spark, tmp_path):
+    lake, cfg = write_lake(spark, tmp_path)
+    users = {"path": "x.csv", "columns": {"user_id": "u"}, "categorical": ["hobby"]}
+    cfg = config.overridden(cfg, {"source.users": users})
+    profiles = [(f"user {u}", ["cook" if u % 2 == 0 else "play"]) for u in range(N_USERS)]
+    for hobby, liked, other in (("cook", KITCHEN, MUSIC), ("play", MUSIC, KITCHEN)):
+        rows = spark.createDataFrame([*profiles, ("quiet user", [hobby])], "user_id STRING, hobby ARRAY<STRING>")
+        lake.write(Tables.USERS, rows)
+        encode.run(spark, cfg, HOLDOUT)
+        factorize.run(spark, cfg, HOLDOUT)
+        now = Lake(spark, cfg.lake)
+        items = vectors(now, table_of(Tables.ITEM_FACTORS, HOLDOUT))
+        quiet = vectors(now, table_of(Tables.USER_FACTORS, HOLDOUT))["quiet user"]
+        of_liked, of_other = (np.mean([items[i] for i in kind], axis=0) for kind in (liked, other))
+        assert quiet @ of_liked > quiet @ of_other
+
+
 def test_of_a_large_log_the_linear_models_get_all_events_of_some_users(made, spark, tmp_path):
     """A user's factor is made by the executors and needs no place in what the driver holds."""
     lake, cfg = made
