@@ -37,7 +37,7 @@ ATTRIBUTES_JSON, LINEAR = "attributes.json", "linear.safetensors"
 _TUNED_UP_TO = 4_000  # items; linear models of larger catalogues take the recipe's settings
 _GAIN = 0.001  # of NDCG@100, by which a setting has to be better than those before it: near the recipe's is safer
 _JUDGES = 5_000  # users that judge a setting, at most
-_COLD_SHARE = 10  # one item in so many is held back from the teacher
+_COLD_SHARE, _MOST_COLD = 0.1, 5_000  # of the items, held back from the teacher
 
 
 def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str, Any] | None) -> FitJob:
@@ -188,7 +188,7 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | 
 
 
 def _held_back(n_items: int, seed: int) -> np.ndarray:
-    """(n_items + 1,) bool: one item in _COLD_SHARE, drawn by seed; never the padding."""
-    held = np.random.default_rng([seed, n_items]).random(n_items + 1) < 1 / _COLD_SHARE
+    """(n_items + 1,) bool: a tenth of the items, of large catalogues _MOST_COLD, drawn by seed; never the padding."""
+    held = np.random.default_rng([seed, n_items]).random(n_items + 1) < min(_COLD_SHARE, _MOST_COLD / n_items)
     held[0] = False
     return held
