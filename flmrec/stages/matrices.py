@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -16,6 +17,7 @@ from flmrec.factorization.histories import Floats, Histories
 from flmrec.lake import Lake
 from flmrec.model.attributes import AttributeEncoder
 
+_ATTRIBUTES = "attributes"
 _PLACES = 1_000_000  # among which users are drawn
 
 
@@ -83,23 +85,28 @@ def item_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list
 
 
 def described_users(lake: Lake, cfg: Config, fit: str) -> DataFrame:
-    """(user_idx, id, vector, attributes): what text and attributes say of each user, null where they say nothing."""
+    """(user_idx, id, vector, attributes STRUCT): what text and attributes say of each user, null where nothing is said.
+
+    No column of attributes where the source of the users names none.
+    """
     index = lake.read(Tables.USER_INDEX).withColumnRenamed(C.USER, C.ID)
     texts = lake.read(table_of(Tables.USER_VECTORS, fit)).select(C.ID, C.VECTOR)
-    rows = index.join(texts, C.ID, "left")
-    if cfg.source.users is None:
-        return rows.select(C.USER_IDX, C.ID, C.VECTOR)
-    names = list(attribute_names(cfg.source.users).values())
-    attributes = lake.read(Tables.USERS).select(F.col(C.USER).alias(C.ID), *names)
-    return rows.join(attributes, C.ID, "left").select(C.USER_IDX, C.ID, C.VECTOR, *names)
+    rows = index.join(texts, C.ID, "left").select(C.USER_IDX, C.ID, C.VECTOR)
+    names = list(attribute_names(cfg.source.users).values()) if cfg.source.users is not None else []
+    if not names:
+        return rows
+    attributes = lake.read(Tables.USERS).select(F.col(C.USER).alias(C.ID), F.struct(*names).alias(_ATTRIBUTES))
+    return rows.join(attributes, C.ID, "left").select(*rows.columns, _ATTRIBUTES)
 
 
 def attribute_columns(described: pa.Table) -> dict[str, list[Any]]:
     """Attribute: its value for each row of `described_users`. Vectors come as one number each."""
+    if _ATTRIBUTES not in described.column_names:
+        return {}
     columns: dict[str, list[Any]] = {}
-    for name in described.column_names:
-        if name not in (C.USER_IDX, C.ID, C.VECTOR):
-            columns |= _split_vector(name, described.column(name).to_pylist())
+    whole = described.column(_ATTRIBUTES)
+    for field in whole.type:
+        columns |= _split_vector(field.name, pc.struct_field(whole, field.name).to_pylist())
     return columns
 
 
