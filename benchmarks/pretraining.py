@@ -33,45 +33,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout
 
-from benchmarks import machine
 from benchmarks.peers import logs
-from benchmarks.peers.logs import Log, Task
+from benchmarks.peers.logs import Log
+from benchmarks.transfer import table
+from benchmarks.transfer.ranking import compared, encode, with_some_users, without_labels
+from benchmarks.transfer.sources import load, mixture, texts_of
 from flmrec.columns import C
 from flmrec.config import HistoryAugmentConfig, PretrainConfig, PretrainLosses, TextAugmentConfig
-from flmrec.evaluation.gain import ndcg
-from flmrec.factorization import linear, prior, zero_shot
-from flmrec.factorization.histories import Histories
-from flmrec.factorization.prior import Content, PriorSettings
+from flmrec.factorization import zero_shot
 from flmrec.model import compression
 from flmrec.model.artifact import save_tokenizer
-from flmrec.model.encoder import (
-    DEFAULT_ENCODER,
-    TextEncoder,
-    bf16_is_fast,
-    encode_rows,
-    load_encoder,
-    resolve_encoder,
-)
-from flmrec.text import titles
+from flmrec.model.encoder import DEFAULT_ENCODER, TextEncoder, load_encoder, resolve_encoder
 from flmrec.text.tokenization import tokenizer_ref
-from flmrec.training.comm import SingleCommunicator, own_device
-from flmrec.training.pretrainer import Corpus, Pretrainer, PretrainJob
+from flmrec.training.comm import SingleCommunicator
+from flmrec.training.pretrainer import Pretrainer, PretrainJob
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
-BEGIN, END = "<!-- pretraining: begin -->", "<!-- pretraining: end -->"
-WINDOW, SHARES, DRAWS = 50, (0.01, 0.05, 0.2), 2000
-SOURCES = {  # target: (data set, whether its events are read)
-    "ml-100k": [("ml-1m", True), ("ml-latest-small", True)],
-    "amazon-beauty": [("ml-1m", True), ("ml-latest-small", True), ("amazon-beauty", False)],
-    "ml-latest-small": [("ml-1m", True), ("amazon-beauty", True)],
-    "student": [("ml-100k", False), ("ml-latest-small", False)],
-}
+SHARES = (0.01, 0.05, 0.2)
 CPU = torch.device("cpu")
-DEVICE = own_device(0)  # a GPU where there is one
 TARGETS = ["ml-100k", "amazon-beauty", "ml-latest-small"]
 PLAIN, MAP, ENCODER, MAP_STEPS = "plain encoder", "map", "encoder", 60
 FROZEN = {"texts_per_step": 256, "negatives": 256, "windows_per_step": 64, "learning_rate": 1e-3}  # with a linear map
@@ -114,7 +95,7 @@ class Bench:
     how: tuple[str, ...]
 
     def log(self, name: str) -> Log:
-        return _load(self.data / name)
+        return load(self.data / name)
 
     def pretrained(self, target: str, plan: PretrainConfig, name: str, steps: int) -> str:
         """Folder of the encoder; made where it is not there."""
@@ -142,7 +123,7 @@ def main() -> int:
             results[name]["seconds"] = round(time.monotonic() - started)
             print(name, results[name], flush=True)
             out.write_text(json.dumps(results, indent=1))
-    write(results)
+    table.write(results, PARTS)
     return 0
 
 
@@ -260,7 +241,7 @@ PARTS = {
 
 
 def pretrain(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> TextEncoder:
-    corpus, windows, events = mixture(bench, target)
+    corpus, windows, events = mixture(bench.data, target)
     trainer = Pretrainer(job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
     take_steps(trainer, windows, steps, bench.seed)
     return trainer.encoder
@@ -300,7 +281,7 @@ class LinearMap(Pretrainer):
 
 def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.ndarray:
     """The map that the objectives of `plan` teach on the sources of `target`."""
-    corpus, windows, events = mixture(bench, target)
+    corpus, windows, events = mixture(bench.data, target)
     vectors = _unit(_source_vectors(bench, target))
     trainer = LinearMap(vectors, job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
     take_steps(trainer, windows, steps, bench.seed)
@@ -309,49 +290,11 @@ def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.nd
 
 @cache
 def _source_vectors(bench: Bench, target: str) -> np.ndarray:
-    return encode(load_encoder(DEFAULT_ENCODER, "mean"), mixture(bench, target)[0].texts)
+    return encode(load_encoder(DEFAULT_ENCODER, "mean"), mixture(bench.data, target)[0].texts)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-
-
-def mixture(bench: Bench, target: str) -> tuple[Corpus, list[np.ndarray], list[bool]]:
-    """All texts, each source's windows (n, WINDOW) of their numbers, and whether these are histories."""
-    texts, sources, windows = [""], [-1], []
-    with_histories = any(with_events for _, with_events in SOURCES[target])
-    barred = {titles.key(text) for text in texts_of(bench.log(target)) if text} if with_histories else set()
-    for source, (name, with_events) in enumerate(SOURCES[target]):
-        log = bench.log(name)
-        number = np.zeros(log.n_items, dtype=np.int64)
-        place: dict[str, int] = {}
-        for item, text in enumerate(texts_of(log)):
-            if text and not (with_events and titles.key(text) in barred):
-                number[item] = place.setdefault(text, len(texts) + len(place))
-        texts += place
-        sources += [source] * len(place)
-        items, users = number[log.items], log.users
-        parts = np.split(items[items > 0], np.flatnonzero(np.diff(users[items > 0])) + 1)
-        if not with_events:
-            parts = [np.random.default_rng(0).permutation(np.array(list(place.values())))]
-        windows.append(np.array([row for part in parts for row in _cut(part)]))
-        print(f"  {name} for {target}: {len(place)} texts, {len(windows[-1])} windows", flush=True)
-    return Corpus(texts, np.array(sources)), windows, [events for _, events in SOURCES[target]]
-
-
-def _cut(part: np.ndarray) -> list[np.ndarray]:
-    """Windows of WINDOW, zeros on the left; those of one event are left out."""
-    pieces = [part[start : start + WINDOW] for start in range(0, len(part), WINDOW)]
-    return [np.pad(piece, (WINDOW - len(piece), 0)) for piece in pieces if len(piece) > 1]
-
-
-def texts_of(log: Log) -> list[str]:
-    """Title and genres, as a configuration with text: [title, genres] puts them together; "" without a title."""
-    rows = zip(log.items_table.title, log.items_table.genres, strict=True)
-    return [
-        ". ".join([title, *([" ".join(kinds)] if kinds else [])]) if isinstance(title, str) else ""
-        for title, kinds in rows
-    ]
 
 
 def vectors_of(bench: Bench, target: str, encoder: str) -> np.ndarray:
@@ -361,90 +304,7 @@ def vectors_of(bench: Bench, target: str, encoder: str) -> np.ndarray:
 
 @cache
 def _vectors(folder: Path, encoder: str) -> np.ndarray:
-    return encode(load_encoder(encoder, "mean"), texts_of(_load(folder)))
-
-
-@cache
-def _load(folder: Path) -> Log:
-    return logs.load(folder, logs.HASH)
-
-
-def encode(encoder: TextEncoder, texts: list[str], device: torch.device = DEVICE, *, bf16: bool = True) -> np.ndarray:
-    """(n, H); bf16: where the device is fast at it."""
-    ref = tokenizer_ref(resolve_encoder(DEFAULT_ENCODER), 64)
-    tokenizer = Tokenizer.from_str(ref.rust)
-    tokenizer.enable_truncation(ref.max_tokens)
-    rows = [found.ids if text else [] for found, text in zip(tokenizer.encode_batch_fast(texts), texts, strict=True)]
-    lengths = np.array([len(row) for row in rows])
-    ids = np.zeros((len(rows), lengths.max()), dtype=np.int64)
-    for row, found in zip(ids, rows, strict=True):
-        row[: len(found)] = found
-    return encode_rows(encoder.to(device), ids, lengths, device, bf16=bf16 and bf16_is_fast(device))
-
-
-def without_labels(texts: np.ndarray, task: Task, flattening: float) -> np.ndarray:
-    """(users,) NDCG@10 of the cold items, ranked among themselves."""
-    items = zero_shot.item_vectors(texts, np.unique(task.train.items), flattening)
-    return _judged(task, lambda users: task.train.matrix()[users] @ items, items)
-
-
-def with_some_users(texts: np.ndarray, task: Task, share: float, seed: int) -> np.ndarray:
-    """As `without_labels`, by factors of EASE fitted on the histories of some users."""
-    log = task.train
-    chosen = np.random.default_rng(seed).random(log.n_users) < share
-    own = chosen[log.users]
-    fitted = Histories.of(log.users[own], log.items[own] + 1, log.n_users, log.n_items)
-    teacher = linear.spectral(fitted, 64)
-    known = np.flatnonzero(fitted.item_counts())
-    content = Content(np.vstack([np.zeros_like(texts[:1]), texts]), np.zeros((len(texts) + 1, 0), dtype=np.float32))
-    inputs, outputs = (
-        prior.predict(content, known, part, PriorSettings()) for part in (teacher.inputs, teacher.outputs)
-    )
-    return _judged(task, lambda users: task.train.matrix()[users] @ inputs[1:], outputs[1:])
-
-
-def _judged(task: Task, user_vectors: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
-    candidates = np.flatnonzero(task.candidates)
-    found = []
-    for users in np.array_split(task.users, max(1, len(task.users) // 1024)):
-        scores = np.asarray(user_vectors(users) @ items[candidates].T, dtype=np.float32)
-        found.append(ndcg(scores, task.relevant[users][:, candidates].toarray(), 10))
-    return np.concatenate(found)
-
-
-def compared(plain: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
-    """Means, and the lead of ours with its interval, as shares of plain's mean."""
-    rng = np.random.default_rng(0)
-    lead = ours - plain
-    means = [lead[rng.integers(len(lead), size=len(lead))].mean() for _ in range(DRAWS)]
-    low, high = np.quantile(means, [0.025, 0.975]) / plain.mean()
-    return {
-        "plain": float(plain.mean()), "ours": float(ours.mean()), "n_users": len(plain),
-        "lead": float(lead.mean() / plain.mean()), "low": float(low), "high": float(high),
-    }  # fmt: skip
-
-
-def write(results: dict[str, dict[str, Any]]) -> None:
-    """One table a part, between two marks of RESULTS.md."""
-    lines = [BEGIN, "## Pretraining and compression", "", "```", machine.describe(), "```", ""]
-    for part in PARTS:
-        cells = {key.split("|")[1]: cell for key, cell in results.items() if key.startswith(f"{part}|")}
-        if not cells:
-            continue
-        more = ["texts_per_s", "mib"] if part == "compression" else []
-        more += ["validation"] if part in ("zero_shot", "objectives", "text_objectives") else []
-        names = [part, "plain", "this", "lead [95 %]", "users", "steps", *more]
-        lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        for key, cell in cells.items():
-            lead = f"{cell['lead']:+.1%} [{cell['low']:+.1%}, {cell['high']:+.1%}]"
-            row = [key, f"{cell['plain']:.4f}", f"{cell['ours']:.4f}", lead, cell["n_users"], cell["steps"]]
-            row += [f"{cell[name]:+.1%}" if name == "validation" else cell[name] for name in more]
-            lines.append(f"| {' | '.join(map(str, row))} |")
-        lines.append("")
-    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    RESULTS.write_text(before.rstrip() + "\n\n" + "\n".join(lines) + END + (after or "\n"))
+    return encode(load_encoder(encoder, "mean"), texts_of(load(folder)))
 
 
 def _arguments() -> argparse.Namespace:
