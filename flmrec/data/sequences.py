@@ -1,6 +1,7 @@
 """Histories of users, cut into windows of one length for the readers of the training.
 
-`windows` makes them from events, `extended` from the windows of the night before and the new events.
+`windows` makes them from events, `cut` from histories, such as those that `extended` makes of the windows of the night
+before and the new events.
 """
 
 from pyspark.sql import Column, DataFrame, Window
@@ -8,6 +9,8 @@ from pyspark.sql import functions as F
 
 from flmrec.columns import C
 from flmrec.data.split import event_order
+
+_COLUMNS = (C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)
 
 
 def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, length: int) -> DataFrame:
@@ -26,14 +29,19 @@ def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, len
     return _listed(of_window.agg(F.sort_array(F.collect_list("entry")).alias("entries")), length)
 
 
-def extended(old: DataFrame, new: DataFrame, length: int) -> DataFrame:
-    """SEQUENCES of the users of `new`, from their windows in `old` and their events in `new`.
+def extended(old: DataFrame, new: DataFrame) -> DataFrame:
+    """(user_idx, entries, late): whole histories of users from their windows in `old` and their events in `new`.
 
-    new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts, weight>>, oldest first, all of them later than the user's
-    events in `old`. Only arrays are moved: no event is sorted again.
+    old: SEQUENCES of no other users than those of `new`; new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts,
+    weight>>, oldest first. late: the first of them is not later than the user's last one in `old`, so that the entries
+    may be out of order. Only arrays are moved: no event is sorted again.
     """
-    both = histories(old).withColumnRenamed("entries", "before").join(new, C.USER_IDX, "right")
-    return cut(both.select(C.USER_IDX, F.concat(F.coalesce("before", F.array()), "entries").alias("entries")), length)
+    parts = _collected(_placed(old).unionByName(new.select(C.USER_IDX, F.lit(1).alias("place"), F.col("entries"))))
+    before = F.try_element_at(F.try_element_at("parts", F.lit(-2))["entries"], F.lit(-1))[C.EVENT_TS]
+    first = F.element_at("parts", -1)["entries"][0][C.EVENT_TS]
+    return parts.select(
+        C.USER_IDX, F.flatten("parts.entries").alias("entries"), F.coalesce(first <= before, F.lit(False)).alias("late")
+    )
 
 
 def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
@@ -47,12 +55,20 @@ def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame)
 
 def histories(rows: DataFrame) -> DataFrame:
     """(user_idx, entries): the targets of all windows of a user, oldest first. rows: SEQUENCES."""
+    return _collected(_placed(rows)).select(C.USER_IDX, F.flatten("parts.entries").alias("entries"))
+
+
+def _placed(rows: DataFrame) -> DataFrame:
+    """(user_idx, place, entries): the targets of each window; the newest window has place 0, those before it less."""
     n_targets = F.size(F.array_remove(F.slice(C.ITEM_IDX, 2, F.size(C.ITEM_IDX) - 1), 0))
-    last = [F.slice(name, -n_targets, n_targets).alias(name) for name in (C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)]
-    targets = F.arrays_zip(*last)
-    collected = F.sort_array(F.collect_list(F.struct((-F.col(C.WINDOW)).alias("place"), targets.alias("targets"))))
-    grouped = rows.groupBy(C.USER_IDX).agg(collected.alias("windows"))
-    return grouped.select(C.USER_IDX, F.flatten(F.col("windows.targets")).alias("entries"))
+    targets = F.arrays_zip(*[F.slice(name, -n_targets, n_targets).alias(name) for name in _COLUMNS])
+    return rows.select(C.USER_IDX, (-F.col(C.WINDOW)).alias("place"), targets.alias("entries"))
+
+
+def _collected(placed: DataFrame) -> DataFrame:
+    """(user_idx, parts ARRAY<STRUCT<place, entries>>), by place."""
+    parts = F.sort_array(F.collect_list(F.struct("place", "entries")))
+    return placed.groupBy(C.USER_IDX).agg(parts.alias("parts"))
 
 
 def without_held_out(rows: DataFrame) -> DataFrame:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -82,6 +83,14 @@ class Made:
     row: LedgerRow | None  # None: nothing had to be written
 
 
+@dataclass(frozen=True)
+class Grown:
+    """Who has new events, and the whole histories (user_idx, entries) of these users."""
+
+    users: DataFrame
+    histories: DataFrame
+
+
 def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
@@ -102,10 +111,10 @@ def run(spark: SparkSession, cfg: Config) -> None:
 
 def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made | None]]]:
     """Tables that may be written at the same time; within a lane one after the other."""
-    fits = (FULL, HOLDOUT)  # windows of the holdout fit may be cut from those of the full one
+    fits = (FULL, HOLDOUT)
     return [
         lambda: [_tokens(night, _ITEMS, FULL, tokenizer), *(_tokens(night, _USERS, fit, tokenizer) for fit in fits)],
-        lambda: [_sequences(night, fit) for fit in fits] + [_examples(night, fit) for fit in fits],
+        lambda: [*_sequences(night), *(_examples(night, fit) for fit in fits)],
         lambda: [_features(night, entity, fit) for fit in fits for entity in _ENTITIES],
     ]
 
@@ -195,25 +204,27 @@ def _texts(night: Night, entity: Entity, fit: str) -> DataFrame:
     return own_words.join(texts, words, cfg.text.max_words)
 
 
-def _sequences(night: Night, fit: str) -> Made | None:
-    length = night.cfg.text.sequence_length
-    entry = _fit_entry(night, Tables.SEQUENCES, fit, length, night.cfg.training.num_proc)
-    if night.is_done(entry):
-        return None
-    is_cut = fit == HOLDOUT and _is_cut(night)
-    added = None
-    if is_cut or (fit == FULL and _keeps_all(night.cfg)):
-        added = _added_events(night, entry, [Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX])
-    if added is not None and fit == FULL:
-        placed = _placed(night, entry, added).persist()
-        made = _written(night, entry, _dealt(night, _extended(night, entry, placed)))
-        placed.unpersist()
-        return made
-    if is_cut:
-        rows = _cut(night, entry, added)
-    else:
-        rows = sequences.windows(night.weigh(night.events(fit)), *night.indices(), length)
-    return _written(night, entry, _dealt(night, rows))
+def _sequences(night: Night) -> list[Made]:
+    """Windows of both fits; after a night that only added events, those of users without new ones are taken over."""
+    length, n_ranks = night.cfg.text.sequence_length, night.cfg.training.num_proc
+    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks) for fit in (FULL, HOLDOUT)}
+    due = {fit: entry for fit, entry in entries.items() if not night.is_done(entry)}
+    with ExitStack() as cached:
+        grown = _grown(night, due[FULL], cached) if FULL in due and _keeps_all(night.cfg) else None
+        return [_written(night, entry, _dealt(night, _windows(night, fit, entry, grown))) for fit, entry in due.items()]
+
+
+def _windows(night: Night, fit: str, entry: Entry, grown: Grown | None) -> DataFrame:
+    """grown: None: the windows of all users are made anew."""
+    store, length, whole = night.store, night.cfg.text.sequence_length, fit == FULL
+    if grown is not None and (whole or (_is_cut(night) and _added_events(night, entry) is not None)):
+        kept = store.read(entry.source).join(grown.users, C.USER_IDX, "left_anti")
+        histories = grown.histories if whole else sequences.without_held_out(grown.histories)
+        return kept.unionByName(sequences.cut(histories, length))
+    if not whole and _is_cut(night):  # the full fit's windows are there by now
+        histories = sequences.histories(store.read(Tables.SEQUENCES))
+        return sequences.cut(sequences.without_held_out(histories), length)
+    return sequences.windows(night.weigh(night.events(fit)), *night.indices(), length)
 
 
 def _keeps_all(cfg: Config) -> bool:
@@ -228,43 +239,33 @@ def _is_cut(night: Night) -> bool:
     return _keeps_all(cfg) and cfg.evaluation.protocol == "leave_one_out" and cfg.evaluation.few_shot is None
 
 
-def _cut(night: Night, entry: Entry, added: DataFrame | None) -> DataFrame:
-    """The holdout fit's windows, cut from the full fit's; those of users without `added` events are taken over."""
-    length, full = night.cfg.text.sequence_length, night.store.read(Tables.SEQUENCES)
+def _grown(night: Night, entry: Entry, cached: ExitStack) -> Grown | None:
+    """The users with new events: their windows in the full fit's table (`entry`) and the new events behind them or,
+    where those are not the newest, all their events again. None where other things have changed than by new events.
+    """
+    added = _added_events(night, entry)
     if added is None:
-        return sequences.cut(sequences.without_held_out(sequences.histories(full)), length)
-    touched = added.select(C.USER).distinct().join(night.indices()[0], C.USER).select(C.USER_IDX)
-    kept = night.store.read(entry.source).join(touched, C.USER_IDX, "left_anti")
-    whole = sequences.histories(full.join(touched, C.USER_IDX, "left_semi"))
-    return kept.unionByName(sequences.cut(sequences.without_held_out(whole), length))
+        return None
+    old, (users, items) = night.store.read(entry.source), night.indices()
+    new = _cached(sequences.new_entries(night.weigh(added), users, items), cached)
+    new.count()  # so that its size is known when the joins with it are planned
+    longer = _cached(sequences.extended(old.join(new, C.USER_IDX, "left_semi"), new), cached)
+    histories = longer.where("NOT late").drop("late")
+    if longer.where("late").count():
+        late = longer.where("late").join(users, C.USER_IDX).select(C.USER)
+        again = night.weigh(night.events(FULL)).join(late, C.USER, "left_semi")
+        histories = histories.unionByName(sequences.new_entries(again, users, items))
+    return Grown(new.select(C.USER_IDX), histories)
 
 
-def _placed(night: Night, entry: Entry, added: DataFrame) -> DataFrame:
-    """(user_idx, entries, late): the added events of each user; late where some are not newer than all before."""
-    new = sequences.new_entries(night.weigh(added), *night.indices())
-    windows = night.store.read(entry.source).where(F.col(C.WINDOW) == 0)
-    newest = windows.select(C.USER_IDX, F.element_at(C.EVENT_TS, -1).alias("newest"))
-    late = F.coalesce(F.col("entries")[0][C.EVENT_TS] <= F.col("newest"), F.lit(False)).alias("late")
-    return new.join(newest, C.USER_IDX, "left").select(C.USER_IDX, "entries", late)
+def _cached(rows: DataFrame, until: ExitStack) -> DataFrame:
+    until.callback(rows.persist().unpersist)
+    return rows
 
 
-def _extended(night: Night, entry: Entry, placed: DataFrame) -> DataFrame:
-    """The full fit's windows of the last run; of the users in `placed` (cached), the last ones and the new events
-    behind them, or, for users whose new events are not the newest, their whole log again."""
-    length, (users, items) = night.cfg.text.sequence_length, night.indices()
-    old = night.store.read(entry.source)
-    late = placed.where("late").join(users, C.USER_IDX).select(C.USER)
-    none_late = late.isEmpty()  # known before the joins are planned, as is the size of `placed`
-    kept = old.join(placed, C.USER_IDX, "left_anti")
-    behind = placed.where("NOT late").select(C.USER_IDX, "entries")
-    rows = kept.unionByName(sequences.extended(old.join(behind, C.USER_IDX, "left_semi"), behind, length))
-    if none_late:
-        return rows
-    again = night.weigh(night.events(FULL)).join(late, C.USER, "left_semi")
-    return rows.unionByName(sequences.windows(again, users, items, length))
-
-
-def _added_events(night: Night, entry: Entry, only_added: Sequence[str]) -> DataFrame | None:
+def _added_events(
+    night: Night, entry: Entry, only_added: Sequence[str] = (Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX)
+) -> DataFrame | None:
     """The events that came since the last run; None where one of the tables has otherwise changed than by new rows."""
     store = night.store
     before = [e for e in night.before.get(entry.source, []) if e.settings == entry.settings]
