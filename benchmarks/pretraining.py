@@ -8,6 +8,7 @@ Delta; texts are titles and genres. Titles that a source with events shares with
 
 map          of the two ways (--how): a linear map on the plain encoder's vectors, trained for 60 larger steps
 encoder      the whole encoder, trained for --steps steps
+adapters     the same with an adapter of rank 8 for each source; the target's own, if it is a source, stays in
 zero_shot    NDCG@10 of item-cold-start without a label: inner product of text vectors with the sum of the history's
              (flmrec/factorization/zero_shot.py). "plain" is the encoder as it comes, the mean of the known items taken
              off; against it the same with its axes evened out, and what was pretrained, with and without that
@@ -40,7 +41,7 @@ from benchmarks.peers import logs
 from benchmarks.peers.logs import Log
 from benchmarks.transfer import table
 from benchmarks.transfer.ranking import compared, encode, with_some_users, without_labels
-from benchmarks.transfer.sources import load, mixture, texts_of
+from benchmarks.transfer.sources import SOURCES, load, mixture, texts_of
 from flmrec.columns import C
 from flmrec.config import HistoryAugmentConfig, PretrainConfig, PretrainLosses, TextAugmentConfig
 from flmrec.factorization import zero_shot
@@ -54,7 +55,7 @@ from flmrec.training.pretrainer import Pretrainer, PretrainJob
 SHARES = (0.01, 0.05, 0.2)
 CPU = torch.device("cpu")
 TARGETS = ["ml-100k", "amazon-beauty", "ml-latest-small"]
-PLAIN, MAP, ENCODER, MAP_STEPS = "plain encoder", "map", "encoder", 60
+PLAIN, MAP, ENCODER, ADAPTERS, MAP_STEPS = "plain encoder", "map", "encoder", "adapters", 60
 FROZEN = {"texts_per_step": 256, "negatives": 256, "windows_per_step": 64, "learning_rate": 1e-3}  # with a linear map
 NEXT, MASKED = PretrainLosses(words=0), PretrainLosses(next_item=0, words=0, masked_item=1)
 OBJECTIVES = {
@@ -173,7 +174,10 @@ def adapted(bench: Bench, target: str, how: str) -> np.ndarray:
         return vectors_of(bench, target, DEFAULT_ENCODER)
     if how == MAP:
         return vectors_of(bench, target, DEFAULT_ENCODER) @ frozen(bench, target, PretrainConfig(**FROZEN), MAP_STEPS)
-    return vectors_of(bench, target, bench.pretrained(target, PretrainConfig(), f"pretrained-{target}", bench.steps))
+    plan, name = PretrainConfig(), "pretrained"
+    if how == ADAPTERS:
+        plan, name = PretrainConfig(adapter_rank=8), ADAPTERS
+    return vectors_of(bench, target, bench.pretrained(target, plan, f"{name}-{target}", bench.steps))
 
 
 def objective_cells(bench: Bench) -> Cells:
@@ -242,16 +246,18 @@ PARTS = {
 
 def pretrain(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> TextEncoder:
     corpus, windows, events = mixture(bench.data, target)
-    trainer = Pretrainer(job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
+    trainer = Pretrainer(job_of(bench, target, plan, events), corpus, SingleCommunicator(), total_steps=steps)
     take_steps(trainer, windows, steps, bench.seed)
-    return trainer.encoder
+    return trainer.finished()
 
 
-def job_of(bench: Bench, plan: PretrainConfig, events: list[bool]) -> PretrainJob:
+def job_of(bench: Bench, target: str, plan: PretrainConfig, events: list[bool]) -> PretrainJob:
+    names = [name for name, _ in SOURCES[target]]
     encoder = resolve_encoder(DEFAULT_ENCODER)
     return PretrainJob(
-        windows=[], texts=[], with_events=events, tokenizer=tokenizer_ref(encoder, 64), encoder=encoder, pooling="mean",
-        tuning="full", folder="", plan=plan, reader="arrow", seed=bench.seed,
+        windows=[], texts=[], with_events=events, domains=list(range(len(names))),
+        own_domain=names.index(target) if target in names else None, tokenizer=tokenizer_ref(encoder, 64),
+        encoder=encoder, pooling="mean", tuning="full", folder="", plan=plan, reader="arrow", seed=bench.seed,
     )  # fmt: skip
 
 
@@ -283,7 +289,7 @@ def frozen(bench: Bench, target: str, plan: PretrainConfig, steps: int) -> np.nd
     """The map that the objectives of `plan` teach on the sources of `target`."""
     corpus, windows, events = mixture(bench.data, target)
     vectors = _unit(_source_vectors(bench, target))
-    trainer = LinearMap(vectors, job_of(bench, plan, events), corpus, SingleCommunicator(), total_steps=steps)
+    trainer = LinearMap(vectors, job_of(bench, target, plan, events), corpus, SingleCommunicator(), total_steps=steps)
     take_steps(trainer, windows, steps, bench.seed)
     return trainer.map.detach().cpu().numpy()
 
@@ -313,7 +319,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", required=True)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS, help="of zero_shot and few_users")
-    parser.add_argument("--how", nargs="+", choices=[MAP, ENCODER], default=[MAP, ENCODER])
+    parser.add_argument("--how", nargs="+", choices=[MAP, ENCODER, ADAPTERS], default=[MAP, ENCODER])
     parser.add_argument("--steps", type=int, default=60, help="of a pretraining, up to 128 texts each")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()

@@ -28,7 +28,7 @@ _RECENT = 50  # commits among which ours is looked for
 
 @dataclass
 class Lake:
-    """The tables below `config.root`. Not thread-safe; one per stage."""
+    """The tables below `config.root`. One per stage, whose threads may share it."""
 
     spark: SparkSession
     config: LakeConfig
@@ -67,7 +67,7 @@ class Lake:
     def version(self, table: str) -> int:
         """The version this Lake reads the table at, pinned by the first call."""
         if table not in self.pinned:
-            self.pinned[table] = self.latest_version(table)
+            self.pinned.setdefault(table, self.latest_version(table))  # of two threads the first one pins for both
         return self.pinned[table]
 
     def read(self, table: str) -> DataFrame:

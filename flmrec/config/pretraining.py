@@ -66,6 +66,7 @@ class PretrainConfig:
     losses: PretrainLosses = field(default_factory=PretrainLosses)
     text: TextAugmentConfig = field(default_factory=TextAugmentConfig)
     history: HistoryAugmentConfig = field(default_factory=HistoryAugmentConfig)
+    adapter_rank: int = 0  # of an adapter for each lake beside the weights that all share; 0: none
     layers: int | None = None  # of the encoder that are kept, evenly spaced; None: all
     prefixes: list[int] = field(default_factory=list)  # of distil: first entries of a vector that have to do alone
     epochs: int = 1
@@ -94,6 +95,7 @@ def pretrain_faults(pretrain: PretrainConfig) -> list[str]:
         ("window_events", 2),
         ("texts_per_step", 2),
         ("negatives", 0),
+        ("adapter_rank", 0),
     ):
         if getattr(pretrain, name) < least:
             faults.append(f"pretrain.{name} must be at least {least}, got {getattr(pretrain, name)}")

@@ -130,13 +130,14 @@ def _source(cfg: Config, store: Lake, settings: PretrainSource, barred: DataFram
     if not settings.interactions:
         return Source(settings, mixing.texts_of(items, None), None)
     events = store.read(Tables.INTERACTIONS)
-    if _same_place(settings.root, cfg.lake.root):
+    if _place(settings.root) == _place(cfg.lake.root):
         events = split.training_events(events, cfg.evaluation, HOLDOUT)
     return Source(settings, mixing.texts_of(items, barred), events)
 
 
-def _same_place(one: str, other: str) -> bool:
-    return one == other or Path(one).absolute() == Path(other).absolute()
+def _place(root: str) -> Path:
+    """Alike for two ways to write the same folder."""
+    return Path(root).absolute()
 
 
 def _write_texts(lake: Lake, sources: list[Source]) -> LedgerRow:
@@ -193,10 +194,14 @@ def _written(lake: Lake, table: str, rows: DataFrame) -> LedgerRow:
 
 def _job(lake: Lake, cfg: Config, folder: Path) -> PretrainJob:
     encoder = resolve_encoder(cfg.model.encoder)
+    places = [_place(source.root) for source in cfg.pretrain.sources]
+    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
     return PretrainJob(
         windows=reader.scan(lake.live_files(Tables.PRETRAIN_WINDOWS)),
         texts=reader.scan(lake.live_files(Tables.PRETRAIN_TEXTS)),
         with_events=[source.interactions for source in cfg.pretrain.sources],
+        domains=[numbers[place] for place in places],
+        own_domain=numbers.get(_place(cfg.lake.root)),
         tokenizer=tokenizer_ref(encoder, cfg.text.max_tokens),
         encoder=encoder,
         pooling=cfg.model.pooling,
@@ -227,6 +232,14 @@ def _counts(lake: Lake, table: str) -> dict[int, int]:
     return {row[C.SOURCE]: row["count"] for row in lake.read(table).groupBy(C.SOURCE).count().collect()}
 
 
+def _adapters(cfg: Config) -> list[str]:
+    if not cfg.pretrain.adapter_rank:
+        return []
+    own = _place(cfg.lake.root) in {_place(source.root) for source in cfg.pretrain.sources}
+    merged = f"that of {cfg.lake.root} is merged into this encoder" if own else "none of them is in this encoder"
+    return [f"Each lake had an adapter of rank {cfg.pretrain.adapter_rank} beside the shared weights: {merged}."]
+
+
 def _card(cfg: Config, sources: list[dict[str, Any]], losses: Losses) -> str:
     """README.md of the folder: what the encoder is and what it has seen."""
     weights = ", ".join(f"{name} {weight:g}" for name, weight in vars(cfg.pretrain.losses).items() if weight)
@@ -243,6 +256,7 @@ def _card(cfg: Config, sources: list[dict[str, Any]], losses: Losses) -> str:
         *(f"| {s['root']} | {s['seen']} | {s['texts']} | {s['windows']} |" for s in sources),
         "",
         f"Titles of {excluded} were left out of histories." if excluded else "No titles were left out.",
+        *_adapters(cfg),
         f"Weights of the losses: {weights}. Means of the epochs, nats:",
         "",
         f"| epoch | {' | '.join(names)} |",

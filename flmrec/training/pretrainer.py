@@ -5,6 +5,7 @@ once; all objectives work on these vectors and on the windows as far as the pool
 words are to be guessed, the pool's views are encoded as well.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from flmrec.errors import UsageError
 from flmrec.factorization.words import word_rows
 from flmrec.model import augment as histories
 from flmrec.model import compression, pretraining
-from flmrec.model.encoder import Pooling, Tuning, bf16_is_fast, load_encoder
+from flmrec.model.adapters import DomainAdapters
+from flmrec.model.encoder import Pooling, TextEncoder, Tuning, bf16_is_fast, load_encoder
 from flmrec.model.losses import words_loss
 from flmrec.model.pretraining import IGNORED, MaskedLanguageHead
 from flmrec.text import augment as texts
@@ -42,6 +44,8 @@ class PretrainJob:
     windows: list[DataFile]
     texts: list[DataFile]
     with_events: list[bool]  # source: its windows are histories, else bags of texts
+    domains: list[int]  # source: number of its lake
+    own_domain: int | None  # the lake that the encoder is for; None: it is no source
     tokenizer: TokenizerRef
     encoder: str  # folder or hub name to start from
     pooling: Pooling
@@ -80,10 +84,13 @@ class Pretrainer:
         self.with_events = np.array(job.with_events)
         self.texts_of = [np.flatnonzero(corpus.sources == source) for source in range(len(job.with_events))]
         self.words = self._words() if self.plan.losses.words else []
-        self.encoder = load_encoder(job.encoder, job.pooling, job.tuning).to(comm.device)
+        self.encoder = load_encoder(job.encoder, job.pooling, job.tuning)
         self.teacher = load_encoder(job.encoder, job.pooling).to(comm.device) if self.plan.losses.distil else None
         if self.plan.layers is not None:
             compression.shorten(self.encoder, self.plan.layers)
+        self.domains, rank = np.array(job.domains), self.plan.adapter_rank
+        self.adapters = DomainAdapters(self.encoder, max(job.domains) + 1, rank) if rank else None
+        self.encoder.to(comm.device)
         self.bf16 = bf16_is_fast(comm.device)
         self.head = self._language_head()
         self.trained = [p for p in self.encoder.parameters() if p.requires_grad]
@@ -124,6 +131,8 @@ class Pretrainer:
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()
+        if self.adapters is not None:
+            self.adapters.fill_gradients()
         self.comm.average_gradients_(self.trained)
         nn.utils.clip_grad_norm_(self.trained, _MAX_GRADIENT_NORM)
         self.optimizer.step()
@@ -161,12 +170,21 @@ class Pretrainer:
                 wanted = self.teacher.by_length(*self._tokens([self.corpus.texts[i] for i in pool]))
             losses["distil"] = compression.distillation_loss(vectors, wanted, plan.prefixes)
         if weights.text_contrast or weights.mlm:
-            losses |= self._view_losses(pool, vectors, groups, windows[histories_of], rng)
+            losses |= self._view_losses(pool, vectors, groups, windows[histories_of], own[histories_of], rng)
         return losses
 
     def _encoded(self, pool: np.ndarray) -> Tensor:
         """(P, H)."""
-        return self.encoder.by_length(*self._tokens([self.corpus.texts[i] for i in pool]))
+        ids, lengths = self._tokens([self.corpus.texts[i] for i in pool])
+        return self._of_domains(
+            self.corpus.sources[pool], lambda rows: self.encoder.by_length(ids[rows], lengths[rows])
+        )
+
+    def _of_domains(self, sources: np.ndarray, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """`encode` of the rows (n,), each with the adapter of its source's lake where there are adapters."""
+        if self.adapters is None:
+            return encode(torch.arange(len(sources)))
+        return self.adapters.encode(self.domains[sources], encode)
 
     def _words(self) -> list[sp.csr_matrix]:
         """A source's texts by the rarity of their words within the source, a row each; no rows where it has none."""
@@ -217,20 +235,22 @@ class Pretrainer:
         )
 
     def _view_losses(
-        self, pool: np.ndarray, vectors: Tensor, groups: Tensor, windows: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+        self, pool: np.ndarray, vectors: Tensor, groups: Tensor, windows: np.ndarray, own: np.ndarray,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """The pool's views are encoded once, some of their tokens masked: for the contrast and for the guesses."""
         weights, plan = self.plan.losses, self.plan
         views = [texts.view(self.corpus.texts[i], plan.text, self.mask, rng) for i in pool]
         if self.translate is not None:
             views = self.translate(views)
-        behaviour = self._behaviour_texts(pool, windows, rng) if weights.mlm else []
+        behaviour, of = self._behaviour_texts(pool, windows, rng) if weights.mlm else ([], np.arange(0))
         ids, lengths = self._tokens(views + behaviour)
+        sources = np.concatenate([self.corpus.sources[pool], own[of]])
         labels = None
         if self.head is not None:
             ids, labels = mask_tokens(ids, lengths, self._special(), self._mask_id(),
                                       self.tokenizer.get_vocab_size(), plan.masked_share, rng)  # fmt: skip
-        states = self.encoder.states(ids, lengths)
+        states = self._of_domains(sources, lambda rows: self.encoder.states(ids[rows], lengths[rows]))
         losses = {}
         if weights.text_contrast:
             seen = self.encoder.pooled(states, lengths)[: len(pool)]
@@ -239,11 +259,13 @@ class Pretrainer:
             losses["mlm"] = self.head.loss(states, labels, self._embeddings().weight)
         return losses
 
-    def _behaviour_texts(self, pool: np.ndarray, windows: np.ndarray, rng: np.random.Generator) -> list[str]:
-        """Some histories, each as one text, oldest event first."""
-        chosen = rng.permutation(len(windows))[: self.plan.behaviour_texts]
+    def _behaviour_texts(
+        self, pool: np.ndarray, windows: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[str], np.ndarray]:
+        """Some histories, each as one text, oldest event first, and the rows of `windows` that they are of."""
+        chosen = rng.permutation(np.flatnonzero(windows.any(1)))[: self.plan.behaviour_texts]
         listed = [windows[i][windows[i] != 0] - 1 for i in chosen]
-        return [". ".join(self.corpus.texts[i] for i in pool[own]) for own in listed if len(own)]
+        return [". ".join(self.corpus.texts[i] for i in pool[own]) for own in listed], chosen
 
     def _mask_id(self) -> int:
         found = self.tokenizer.token_to_id(self.mask)
@@ -266,6 +288,12 @@ class Pretrainer:
         ids = np.full((len(rows), lengths.max()), self.job.tokenizer.pad_id)
         ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows)
         return ids, lengths
+
+    def finished(self) -> TextEncoder:
+        """The encoder, with the adapter of the lake that it is for; nothing can be trained after this."""
+        if self.adapters is not None:
+            self.adapters.merge(self.job.own_domain)
+        return self.encoder
 
     def progress(self) -> dict[str, Any]:
         """All that a checkpoint needs; `resume` takes it."""

@@ -61,7 +61,7 @@ def train(job: PretrainJob, comm: Communicator, report: Callable[[str], None]) -
             saved = time.monotonic()
     if comm.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        trainer.encoder.save(folder)
+        trainer.finished().save(folder)
         artifact.save_tokenizer(folder, job.encoder)
     comm.barrier()
     return result

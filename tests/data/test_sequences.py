@@ -2,22 +2,29 @@
 
 from collections import Counter
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from flmrec.data import sequences
 from flmrec.data.sequences import windows
 from tests.data.test_split import log
 
 
-def cut(spark: SparkSession, rows: list[tuple], length: int) -> dict[tuple[int, int], tuple]:
-    """(user_idx, window): (items, times, weights); user "u<n>" has index n, item "<n>" index n."""
+def weighed(spark: SparkSession, rows: list[tuple]) -> tuple[DataFrame, DataFrame, DataFrame]:
+    """Events, and the numbers of users and items: user "u<n>" has index n, item "<n>" index n."""
     events = log(spark, rows).withColumn("weight", F.lit(0.5).cast("float"))
     users = events.select("user_id").distinct().withColumn("user_idx", F.expr("int(substring(user_id, 2))"))
     items = events.select("item_id").distinct().withColumn("item_idx", F.expr("int(item_id)"))
-    return {
-        (r.user_idx, r.window): (r.item_idx, r.event_ts, r.weight)
-        for r in windows(events, users, items, length).collect()
-    }
+    return events, users, items
+
+
+def by_place(found: DataFrame) -> dict[tuple[int, int], tuple]:
+    """(user_idx, window): (items, times, weights)."""
+    return {(r.user_idx, r.window): (r.item_idx, r.event_ts, r.weight) for r in found.collect()}
+
+
+def cut(spark: SparkSession, rows: list[tuple], length: int) -> dict[tuple[int, int], tuple]:
+    return by_place(windows(*weighed(spark, rows), length))
 
 
 def test_a_short_history_is_padded_on_the_left(spark: SparkSession) -> None:
@@ -51,3 +58,13 @@ def test_one_user_with_most_of_the_log(spark: SparkSession) -> None:
     rows = [(r.user_id, r.item_id, r.id, None) for r in frame.collect()] + [("u1", "3", 5, None)]
     got = cut(spark, rows, 200)
     assert len(got) == 151 and sum(bool(item) for items, _, _ in got.values() for item in items[1:]) == 30_001
+
+
+def test_histories_grow_to_those_of_the_whole_log(spark: SparkSession) -> None:
+    before = [("u0", str(n), 10 * n, None) for n in range(1, 8)] + [("u1", "2", 50, None), ("u3", "4", 7, None)]
+    after = [("u0", "9", 90, None), ("u0", "1", 80, None), ("u1", "5", 50, None), ("u2", "3", 1, None)]
+    old = windows(*weighed(spark, before), 3).where("user_idx < 2")
+    grown = sequences.extended(old, sequences.new_entries(*weighed(spark, after)))
+    assert {r.user_idx: r.late for r in grown.collect()} == {0: False, 1: True, 2: False}  # 50 is not after 50
+    whole = windows(*weighed(spark, before + after), 3)
+    assert by_place(sequences.cut(grown.where("NOT late"), 3)) == by_place(whole.where("user_idx IN (0, 2)"))

@@ -63,7 +63,7 @@ def cfg(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, cfg: Config) -> Path:
     barred = dataclasses.replace(cfg.pretrain, exclude_items_of=[cfg.lake.root])
-    films = dataclasses.replace(barred, sources=[cfg.pretrain.sources[0], cfg.pretrain.sources[2]])
+    films = dataclasses.replace(barred, sources=[cfg.pretrain.sources[0], cfg.pretrain.sources[2]], adapter_rank=2)
     pretrain.run(spark, dataclasses.replace(cfg, pretrain=cfg.pretrain))
     return pretrain.run(spark, dataclasses.replace(cfg, pretrain=films))
 
@@ -100,6 +100,7 @@ def test_the_folder_is_an_encoder_with_a_card(spark: SparkSession, cfg: Config, 
     card = (made / "README.md").read_text()
     assert f"| {cfg.pretrain.sources[0].root} | histories | 4 |" in card and "next_item 1, text_contrast 0.5" in card
     assert f"Titles of {cfg.lake.root} were left out" in card
+    assert f"adapter of rank 2 beside the shared weights: that of {cfg.lake.root} is merged into" in card
     assert list(json.loads((made / "pretraining.json").read_text())["losses"]) == ["1", "2"]
 
 

@@ -62,7 +62,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PretrainJob:
     encoder = str(write_encoder(folder / "tiny"))
     return PretrainJob(
         windows=reader.scan([str(folder / "windows.parquet")]), texts=reader.scan([str(folder / "texts.parquet")]),
-        with_events=[True, False], tokenizer=tokenizer_ref(encoder, 16), encoder=encoder, pooling="mean", tuning="full",
+        with_events=[True, False], domains=[0, 1], own_domain=None, tokenizer=tokenizer_ref(encoder, 16), encoder=encoder, pooling="mean", tuning="full",
         folder=str(folder / "model"), plan=EVERYTHING, reader="arrow", seed=3, checkpoint_s=0.0,
     )  # fmt: skip
 
@@ -71,10 +71,13 @@ def weights(folder: str | Path) -> dict[str, torch.Tensor]:
     return load_encoder(str(folder), "mean").state_dict()
 
 
+@pytest.mark.parametrize("adapter_rank", [0, 4])
 def test_every_objective_trains_and_a_broken_run_ends_as_an_unbroken_one(
-    job: PretrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    job: PretrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adapter_rank: int
 ) -> None:
     lines: list[str] = []
+    plan = dataclasses.replace(job.plan, adapter_rank=adapter_rank)
+    job = dataclasses.replace(job, plan=plan, own_domain=1 if adapter_rank else None, folder=str(tmp_path / "whole"))
     whole = pretraining.train(job, SingleCommunicator(), lines.append)
     assert [row.rows_read for row in whole.rows] == [42, 42] and len(lines) == 2
     assert set(whole.losses[1]) == {"loss", *vars(EVERYTHING.losses)}
