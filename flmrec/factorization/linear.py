@@ -54,9 +54,10 @@ def ease(histories: Histories, ridge: float) -> Tensor:
 
 
 def sequential(histories: Histories, half_lives: Sequence[float], ridge: float, *, popularity: float = 0.2) -> Tensor:
-    """Weights B (half-lives * (n + 1), n + 1) that minimise sum over events of |x B - e|^2 + ridge |B|^2.
+    """Weights B (half-lives * (n + 1), n + 1) that minimise sum over events of weight * |x B - e|^2 + ridge |B|^2.
 
-    x: the history before the event, once for each half-life, weights 0.5 ** (age / half_life); e: one-hot of the event.
+    x: the history before the event, once for each half-life, weight * 0.5 ** (age / half_life), without what lies
+    further back than `Histories.longest_lag`; e: one-hot of the event, but no news to x where x holds the item already.
     ridge: > 0, events, at the first half-life; it grows with the root of the others. The columns are divided by their
     items' events ** popularity afterwards: squared error favours popular items more than a ranking does.
     """
@@ -95,10 +96,11 @@ def spectral(histories: Histories, rank: int, *, popularity: float = 0.5) -> Lin
     With R = D_u^-0.5 X D_i^-p (D: events a user, an item; p: popularity), V its right singular vectors:
     scores = x D_i^-p V V^T D_i^p (Shen et al., "How powerful is graph convolution for recommendation?", CIKM 2021).
     """
+    histories = histories.with_events()
     matrix = histories.matrix(None)
     rank = min(rank, histories.n_items, histories.n_users)
-    items = np.maximum(histories.item_counts(), 1).astype(np.float32) ** popularity
-    users = np.maximum(histories.lengths, 1).astype(np.float32) ** 0.5
+    items, users = (np.asarray(matrix.sum(axis), dtype=np.float32).ravel() for axis in (0, 1))
+    items, users = np.where(items > 0, items, 1) ** popularity, np.where(users > 0, users, 1) ** 0.5
     normalised = (sp.diags_array(1 / users) @ matrix @ sp.diags_array(1 / items)).tocsr().astype(np.float32)
     basis = _orthonormal(np.random.default_rng(0).standard_normal((histories.n_items + 1, rank + 16)))
     for _ in range(_POWER_ITERATIONS):
@@ -122,7 +124,9 @@ def low_rank(
     Truncating the scores, not the weights, keeps what users with real histories see.
     """
     rank = min(rank, weights.shape[1] - 1)
-    basis = _score_basis(weighted(histories, half_lives), weights.numpy(), rank)  # (n + 1, rank), orthonormal columns
+    basis = _score_basis(
+        weighted(histories.with_events(), half_lives), weights.numpy(), rank
+    )  # (n + 1, rank), orthonormal columns
     inputs = weights @ torch.from_numpy(basis)
     return LinearFactors(inputs.numpy(), basis, half_lives)
 
@@ -144,40 +148,43 @@ def _score_basis(matrix: sp.csr_matrix, weights: Floats, rank: int) -> Floats:
 def _sequential_sums(histories: Histories, half_lives: Sequence[float]) -> tuple[Tensor, Tensor]:
     """(sum of x x^T, sum of x e^T) over all events, a block of (n + 1, n + 1) for each (pair of) half-lives.
 
-    With decay g, x_t = sum over earlier s of g^(t-1-s) e_s. For decays g and f the pair (s, s + lag) enters x_t y_t^T
-    for every later t: g^lag (1 + g f + (g f)^2 ...), a geometric sum over the events after it. So each lag is one
-    sparse sum over the log.
+    With decay g, x_t = sum over the earlier s of g^(t-1-s) e_s. For decays g and f the pair (s, s + lag) enters
+    x_t y_t^T for every later t: g^lag (1 + g f + (g f)^2 ...), a geometric sum over the events after it, as many as
+    see both. So each lag is one sparse sum over the log.
     """
-    size, n = histories.n_items + 1, len(half_lives)
+    size, n, items, ages = histories.n_items + 1, len(half_lives), histories.items, histories.ages()
     decays = [float(np.exp2(-1 / half_life)) for half_life in half_lives]
+    reach = [histories.longest_lag(half_life) for half_life in half_lives]  # x_t holds so many events
+    weights = np.ones(len(items)) if histories.weights is None else histories.weights.astype(float)
     gram, cross = torch.zeros(n * size, n * size), torch.zeros(n * size, size)
     block = [slice(place * size, (place + 1) * size) for place in range(n)]
     pairs = [(a, b) for a in range(n) for b in range(a, n)]
-    own = np.repeat(histories.starts[1:], histories.lengths) - 1 - np.arange(len(histories.items))
-    itself = _Cells.of(histories.items, histories.items, size)
-    for a, b in pairs:
-        itself.add(gram[block[a], block[b]], _geometric(own, decays[a] * decays[b]))
-    for lag in range(1, histories.longest_lag(max(half_lives)) + 1):
-        older, newer, after = histories.pairs(lag)
-        forth, back = _Cells.of(older, newer, size), _Cells.of(newer, older, size)
-        near = [lag <= histories.longest_lag(half_life) for half_life in half_lives]
+    later = {(a, b): histories.later(decays[a] * decays[b]) for a, b in pairs}
+
+    def seen(a: int, b: int, newer: Ints, limit: int) -> np.ndarray:
+        """For each event of `newer` the sum over the next `limit` events t of weight * (g f)^(t - 1 - newer)."""
+        sums = later[a, b]
+        beyond = np.where(ages[newer] > limit, sums[np.minimum(newer + limit, len(sums) - 1)], 0.0)
+        return sums[newer] - (decays[a] * decays[b]) ** limit * beyond
+
+    for lag in range(max(reach) + 1):
+        newer = np.flatnonzero(np.arange(len(items)) - np.repeat(histories.starts[:-1], histories.lengths) >= lag)
+        older = newer - lag
+        both = weights[older] * weights[newer]
+        forth, back = _Cells.of(items[older], items[newer], size), _Cells.of(items[newer], items[older], size)
         for a in range(n):
-            if near[a]:
-                forth.add(cross[block[a]], np.where(older != newer, decays[a] ** (lag - 1), 0.0))
+            if 0 < lag <= reach[a]:
+                forth.add(cross[block[a]], np.where(items[older] != items[newer], decays[a] ** (lag - 1) * both, 0.0))
         for a, b in pairs:
-            together = _geometric(after, decays[a] * decays[b])
-            if near[a]:
-                forth.add(gram[block[a], block[b]], decays[a] ** lag * together)
-            if near[b]:
-                back.add(gram[block[a], block[b]], decays[b] ** lag * together)
+            if lag < reach[a]:
+                together = seen(a, b, newer, min(reach[a] - lag, reach[b]))
+                forth.add(gram[block[a], block[b]], decays[a] ** lag * both * together)
+            if 0 < lag < reach[b]:
+                together = seen(a, b, newer, min(reach[b] - lag, reach[a]))
+                back.add(gram[block[a], block[b]], decays[b] ** lag * both * together)
     for a, b in pairs:
         gram[block[b], block[a]] = gram[block[a], block[b]].T.clone()
     return gram, cross
-
-
-def _geometric(events_after: Ints, ratio: float) -> np.ndarray:
-    """1 + ratio + ratio^2 + ... with one term for each event after."""
-    return (1 - ratio**events_after) / (1 - ratio)
 
 
 @dataclass(frozen=True)

@@ -37,24 +37,49 @@ def test_ease_solves_its_ridge_regression_with_a_zero_diagonal():
     assert not weights.diagonal().any()
 
 
-@pytest.mark.parametrize("half_lives", [(2.0,), (1.0, 4.0)])
-def test_sequential_solves_its_ridge_regression_over_all_events(half_lives):
-    ridge = 0.3
-    xs, ys = [], []
-    for own in LOG:
+@pytest.mark.parametrize("half_lives", [(2.0,), (1.0, 4.0), (0.5, 1.0)])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_sequential_solves_its_ridge_regression_over_all_events(half_lives, weighed):
+    ridge, rng = 0.3, np.random.default_rng(1)
+    events = [*LOG, rng.integers(1, 5, 12).tolist()]  # eight half-lives of 0.5 and 1 are shorter than 12 events
+    weights = [rng.uniform(0.2, 2, len(own)) if weighed else np.ones(len(own)) for own in events]
+    users = np.repeat(np.arange(4), [len(own) for own in events])
+    log = Histories.of(users, np.concatenate(events), 4, 4, weights=np.concatenate(weights) if weighed else None)
+    gram, cross = np.zeros((5 * len(half_lives),) * 2), np.zeros((5 * len(half_lives), 5))
+    for own, weight in zip(events, weights, strict=True):
         for t in range(1, len(own)):
             x = np.zeros((len(half_lives), 5))
             for row, half_life in enumerate(half_lives):
-                for s in range(t):
-                    x[row, own[s]] += 0.5 ** ((t - 1 - s) / half_life)
-            xs.append(x.ravel())
-            ys.append(np.eye(5)[own[t]])
+                for s in range(max(0, t - log.longest_lag(half_life)), t):
+                    x[row, own[s]] += weight[s] * 0.5 ** ((t - 1 - s) / half_life)
+            gram += weight[t] * np.outer(x, x)
+            x[:, own[t]] = 0  # a repeat is no news
+            cross += weight[t] * np.outer(x, np.eye(5)[own[t]])
     ridges = np.repeat([ridge * (half_life / half_lives[0]) ** 0.5 for half_life in half_lives], 5)
-    gram = sum(np.outer(x, x) for x in xs) + np.diag(ridges)
-    cross = sum(np.outer(x, y) for x, y in zip(xs, ys, strict=True))
-    expected = np.linalg.solve(gram, cross) / np.array([1, 3, 3, 2, 1]) ** 0.5  # events of the items 0..4, at least 1
-    found = linear.sequential(histories(), half_lives, ridge, popularity=0.5)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    counts = np.maximum(np.bincount(np.concatenate(events), minlength=5), 1)
+    expected = np.linalg.solve(gram + np.diag(ridges), cross) / counts**0.5
+    found = linear.sequential(log, half_lives, ridge, popularity=0.5)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_many_alike_and_long_histories_have_a_solution():
+    """What lies too far back is left out of x, not of x x^T: that would not be positive definite."""
+    log = Histories.of(np.repeat(np.arange(300), 200), np.tile(np.arange(1, 201), 300), 300, 200)
+    weights = linear.sequential(log, (3.0, 48.0), ridge=50.0)
+    assert torch.isfinite(weights).all()
+
+
+def test_weights_count_events():
+    """An event of weight 2 says as much as two, for what goes in and for what is to come."""
+    users, items = np.array([0, 0, 1, 1]), np.array([1, 2, 3, 4])
+    heavy = Histories.of(users, items, 2, 4, weights=np.array([2, 1, 1, 1], dtype=np.float32))
+    assert heavy.matrix(1.0).toarray()[0].tolist() == [0, 1.0, 1.0, 0, 0]
+    assert heavy.newest(np.array([2, 1])).weights.tolist() == [2, 1, 1]
+    assert heavy.of_users(np.array([1, 0])).weights.tolist() == [1, 1, 2, 1]
+    even = linear.ease(Histories.of(users, items, 2, 4), 1.0)
+    assert linear.ease(heavy, 1.0)[2, 1] > even[2, 1] > 0  # who had 2 had 1 with weight 2
+    same = Histories.of(users, items, 2, 4, weights=np.ones(4, dtype=np.float32))
+    assert torch.equal(linear.ease(same, 1.0), even)
 
 
 def test_scores_of_several_half_lives_add_up():
