@@ -98,12 +98,15 @@ def spread_of(factors: Floats) -> Floats:
     return np.cov(factors, rowvar=False, bias=True).astype(np.float32).reshape(factors.shape[1], -1)
 
 
-def item_vectors(parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Ints, blend: Blend) -> Floats:
-    """(n, all parts side by side) from own and predicted factors, each part (n, d), and events an item (n,)."""
-    own = blend.own_share(counts)[:, None]
-    warm = (counts > 0)[:, None]
+def item_vectors(
+    parts: Mapping[str, Floats], predicted: Mapping[str, Floats], counts: Mapping[str, Ints], blend: Blend
+) -> Floats:
+    """(n, all parts side by side) from own and predicted factors, each part (n, d), and the events an item (n,) that
+    each part has learned from."""
+    warm = np.any([of_part > 0 for of_part in counts.values()], axis=0)[:, None]
     columns = []
     for name, factors in parts.items():
+        own = blend.own_share(counts[name])[:, None]
         shrunk = own * factors + (1 - own) * predicted[name]
         columns.append(np.where(warm, blend.warm[name] * shrunk, blend.cold[name] * predicted[name]))
     return np.concatenate(columns, axis=1).astype(np.float32)

@@ -1,6 +1,6 @@
 """Users' histories as two flat arrays, and the sums over them that linear models need. numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class Histories:
     def lengths(self) -> Ints:
         """(users,) events a user."""
         return np.diff(self.starts)
+
+    def evened(self) -> "Histories":
+        """With weights of mean 1, so that sums of them are as large as numbers of events."""
+        if self.weights is None or not len(self.weights):
+            return self
+        return replace(self, weights=self.weights / self.weights.mean(dtype=np.float64).astype(np.float32))
 
     def item_counts(self) -> Ints:
         """(n_items + 1,) events an item."""

@@ -44,7 +44,7 @@ def weighted(histories: Histories, half_lives: Sequence[float | None]) -> sp.csr
 
 def ease(histories: Histories, ridge: float) -> Tensor:
     """(n + 1, n + 1) item-item weights with zero diagonal: score = history row @ weights. ridge: > 0, events."""
-    matrix = histories.matrix(None)
+    matrix = histories.evened().matrix(None)
     gram = _dense(matrix.T @ matrix)
     gram.diagonal().add_(ridge)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
@@ -75,7 +75,7 @@ class SequentialSums:
 
     @classmethod
     def of(cls, histories: Histories, half_lives: Sequence[float]) -> "SequentialSums":
-        return cls(*_sequential_sums(histories, half_lives), half_lives, histories.item_counts())
+        return cls(*_sequential_sums(histories.evened(), half_lives), half_lives, histories.item_counts())
 
     def weights(self, ridge: float, popularity: float = 0.2) -> Tensor:
         """As `sequential`."""

@@ -1,4 +1,4 @@
-"""Training objectives. Losses are means over positives, in nats.
+"""Training objectives. Losses are means over positives, in nats; `weights` (P,) say how much each counts, None alike.
 
 Letters: P positives (a user's state and its next event), N negatives, D factors, n items in the catalogue. A score is
 z = u . i + b_i; a masked negative has score -inf and takes no part.
@@ -16,7 +16,14 @@ _FAR = -1e4  # as good as masked, and a logarithm that can be multiplied by 0
 
 
 def full_softmax_loss(
-    states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0, *, bf16: bool = False
+    states: Tensor,
+    factors: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    *,
+    weights: Tensor | None = None,
+    bf16: bool = False,
 ) -> Tensor:
     """Cross-entropy of the next item over the whole catalogue.
 
@@ -24,7 +31,8 @@ def full_softmax_loss(
     smoothing: 0..1, share of the target's probability that is spread evenly over the catalogue (Szegedy et al., CVPR
     2016). bf16: the products, the larger part of the work, in bfloat16; the softmax is float32 all the same.
     """
-    loss: Tensor = _FullSoftmax.apply(states, factors[1:], bias[1:], targets - 1, smoothing, bf16)
+    shares = None if weights is None else weights * (len(weights) / weights.sum())
+    loss: Tensor = _FullSoftmax.apply(states, factors[1:], bias[1:], targets - 1, shares, smoothing, bf16)
     return loss
 
 
@@ -37,8 +45,10 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, smoothing: float, bf16: bool
-    ) -> Tensor:
+        ctx: Any, states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, shares: Tensor | None,
+        smoothing: float, bf16: bool,
+    ) -> Tensor:  # fmt: skip
+        """shares: (P,) of mean 1."""
         kind = torch.bfloat16 if bf16 else states.dtype
         block = _ON_CPU if states.device.type == "cpu" else _ON_GPU
         x, items = states.to(kind), factors.to(kind)
@@ -48,13 +58,16 @@ class _FullSoftmax(torch.autograd.Function):
             own, wanted = slice(first, first + block), targets[first : first + block, None]
             scores = (x[own] @ items.T).to(states.dtype).add_(bias)
             highest = scores.amax(1, keepdim=True)
-            aimed = (1 - smoothing) * scores.gather(1, wanted).sum() + smoothing * scores.sum() / n_items
+            aimed = (1 - smoothing) * scores.gather(1, wanted)[:, 0] + smoothing * scores.sum(1) / n_items
             total = scores.sub_(highest).exp_().sum(1, keepdim=True)
-            loss += (total.log() + highest).sum() - aimed
+            lost = (total.log() + highest)[:, 0] - aimed
             slope = scores.div_(total)  # softmax less the target's distribution
             if smoothing:
                 slope -= smoothing / n_items
             slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, smoothing - 1))
+            if shares is not None:
+                lost, slope = lost * shares[own], slope.mul_(shares[own, None])
+            loss += lost.sum()
             of_bias += slope.sum(0)
             rounded = slope.to(kind)
             of_states[own] = (rounded @ items).to(states.dtype)
@@ -65,7 +78,7 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         scale = slope / len(ctx.saved_tensors[0])
-        return (*(gradient * scale for gradient in ctx.saved_tensors), None, None, None)
+        return (*(gradient * scale for gradient in ctx.saved_tensors), None, None, None, None)
 
 
 _ON_CPU, _ON_GPU = 128, 16_384  # positives a block
@@ -74,6 +87,7 @@ _ON_CPU, _ON_GPU = 128, 16_384  # positives a block
 def sampled_softmax_loss(
     states: Tensor, target_factors: Tensor, target_bias: Tensor, negative_factors: Tensor, negative_bias: Tensor,
     targets: Tensor, negatives: Tensor, target_log_q: Tensor, negative_log_q: Tensor, smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Softmax over the target and shared negatives, with logQ correction (Yi et al., RecSys 2019).
 
@@ -84,10 +98,12 @@ def sampled_softmax_loss(
     positive = (states * target_factors).sum(1) + target_bias - target_log_q  # (P,)
     negative = states @ negative_factors.T + negative_bias - negative_log_q  # (P, N)
     negative = negative.masked_fill(targets[:, None] == negatives[None, :], _MASKED)
-    return candidate_softmax_loss(positive, negative, smoothing)
+    return candidate_softmax_loss(positive, negative, smoothing, weights)
 
 
-def candidate_softmax_loss(positive: Tensor, negative: Tensor, smoothing: float = 0.0) -> Tensor:
+def candidate_softmax_loss(
+    positive: Tensor, negative: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of the target among itself and its negatives. positive: (P,); negative: (P, N), -inf is masked.
 
     smoothing: 0..1, share of the target's probability that is spread evenly over the candidates.
@@ -95,15 +111,19 @@ def candidate_softmax_loss(positive: Tensor, negative: Tensor, smoothing: float 
     logits = torch.cat([positive[:, None], negative], 1)  # (P, 1 + N)
     normaliser = torch.logsumexp(logits, 1)
     if not smoothing:
-        return (normaliser - positive).mean()
+        return _mean(normaliser - positive, weights)
     present = torch.isfinite(logits)
     average = logits.masked_fill(~present, 0).sum(1) / present.sum(1)
-    return (normaliser - (1 - smoothing) * positive - smoothing * average).mean()
+    return _mean(normaliser - (1 - smoothing) * positive - smoothing * average, weights)
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
 def in_batch_softmax_loss(
     states: Tensor, factors: Tensor, bias: Tensor, targets: Tensor, log_q: Tensor, known: Tensor | None = None,
-    smoothing: float = 0.0,
+    smoothing: float = 0.0, weights: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Softmax over the other positives of the batch, logQ-corrected (Yi et al., RecSys 2019), false negatives masked.
 
@@ -115,10 +135,12 @@ def in_batch_softmax_loss(
     positive = corrected.diagonal()
     false = targets[:, None] == targets[None, :]
     negative = corrected.masked_fill(false if known is None else false | known, _MASKED)
-    return candidate_softmax_loss(positive, negative, smoothing)
+    return candidate_softmax_loss(positive, negative, smoothing, weights)
 
 
-def gbce_loss(positive: Tensor, negative: Tensor, n_items: int, calibration: float = 0.75) -> Tensor:
+def gbce_loss(
+    positive: Tensor, negative: Tensor, n_items: int, calibration: float = 0.75, weights: Tensor | None = None
+) -> Tensor:
     """Generalised binary cross-entropy, which undoes the overconfidence that sampling gives (gSASRec; Petrov &
     Macdonald, RecSys 2023). Mean over the 1 + N candidates of each positive.
 
@@ -128,7 +150,7 @@ def gbce_loss(positive: Tensor, negative: Tensor, n_items: int, calibration: flo
     rate = negative.shape[1] / max(n_items - 1, 1)  # of sampling
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     losses = -beta * F.logsigmoid(positive) - F.logsigmoid(-negative).sum(1)
-    return (losses / (1 + torch.isfinite(negative).sum(1))).mean()
+    return _mean(losses / (1 + torch.isfinite(negative).sum(1)), weights)
 
 
 def hardest(negative: Tensor, n: int) -> Tensor:

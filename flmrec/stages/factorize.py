@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from safetensors.numpy import load_file
 
 from flmrec import lake as lakes
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
@@ -51,7 +50,7 @@ _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the w
 _PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
 _NEWCOMERS_HAVE = 4  # events, at most
 _MEAN_OF = 2_000  # users whose mean is the mean user, at most
-_HISTORY, _TIMES = "history", "times"
+_HISTORY, _TIMES, _WEIGHTS = "history", "times", "weights"
 _VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 
 
@@ -62,11 +61,17 @@ class Items:
     side: UserSide
     parts: dict[str, Floats]  # part: (n + 1, d)
     content: Content
-    counts: Ints  # (n + 1,) events
+    counts: Ints  # (n + 1,) events in the histories that the driver holds
+    all_counts: Ints  # (n + 1,) events in all
 
     @property
     def known(self) -> Ints:
         return np.flatnonzero(self.counts)
+
+    @property
+    def learned_from(self) -> dict[str, Ints]:
+        """Part: (n + 1,) events an item that it has learned from. Linear models are fitted on the driver."""
+        return {name: self.all_counts if name in (TOWER, ALS) else self.counts for name in self.parts}
 
     def predicted(self, known: Ints, settings: PriorSettings) -> dict[str, Floats]:
         """Part: (n + 1, d) as the content predicts it, learned from the items `known`."""
@@ -90,7 +95,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     blend = Blend(**choices["blend"]) if "blend" in choices else _blend(items, predicted, histories, settings, folder)
     artifact.save_choices(folder, {"blend": asdict(blend), "prior": asdict(settings)})
     published.save_user_side(replace(items.side, mean_user_events=blend.mean_user_events), folder)
-    vectors = published.item_vectors(items.parts, predicted, items.counts, blend)
+    vectors = published.item_vectors(items.parts, predicted, items.learned_from, blend)
     frames = {
         Tables.ITEM_FACTORS: _item_rows(lake, vectors),
         Tables.USER_FACTORS: _user_rows(lake, cfg, fit, folder, matrices.known_positives(lake, cfg, fit), histories),
@@ -111,7 +116,7 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, h
     texts = matrices.vectors(
         lake, table_of(Tables.ITEM_VECTORS, fit), Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, flm.shape[1]
     )
-    attributes = load_file(folder / inputs.ATTRIBUTES)["attributes"]
+    attributes = inputs.attributes(folder)
     counts = histories.item_counts()
     known = np.flatnonzero(counts)
     tokens = Texts.read(reader.scan(lake.live_files(Tables.ITEM_TOKENS)), histories.n_items)
@@ -129,7 +134,7 @@ def _items(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, h
     spreads = {name: published.spread_of(part[known]) for name, part in parts.items()}
     side = UserSide(flm, tower[:, :-1], closed, spreads)
     side = replace(side, mean_user=_mean_user(side, histories, cfg.run.seed))
-    return Items(side, parts, content, counts)
+    return Items(side, parts, content, counts, inputs.item_counts(folder))
 
 
 def _mean_user(side: UserSide, histories: Histories, seed: int) -> dict[str, Floats]:
@@ -239,10 +244,11 @@ def _lists(vectors: Floats) -> pa.Array:
 def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> DataFrame:
     """(id, vector) of all users: by their histories, the rest by the prior of the users."""
     index = lake.read(Tables.USER_INDEX)
-    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX, C.EVENT_TS)))
+    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)))
+    names = {C.ITEM_IDX: _HISTORY, C.EVENT_TS: _TIMES, C.WEIGHT: _WEIGHTS}
     placed = matrices.placed_events(lake, events)
-    own = placed.groupBy(C.USER_IDX).agg(ordered[C.ITEM_IDX].alias(_HISTORY), ordered[C.EVENT_TS].alias(_TIMES))
-    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), _HISTORY, _TIMES)
+    own = placed.groupBy(C.USER_IDX).agg(*(ordered[column].alias(name) for column, name in names.items()))
+    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), *names.values())
     warm = rows.mapInPandas(
         partial(user_partition, folder=str(folder), n_items=histories.n_items),
         f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>",
@@ -254,14 +260,16 @@ def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFram
 
 
 def user_partition(batches: Iterator[pd.DataFrame], folder: str, n_items: int) -> Iterator[pd.DataFrame]:
-    """For mapInPandas: (id, history of item numbers, oldest first, and its times) to (id, vector); the model is loaded
-    once."""
+    """For mapInPandas: (id, history of item numbers, oldest first, its times and weights) to (id, vector); the model is
+    loaded once."""
     torch.set_num_threads(1)  # a task has one core
     side = published.load_user_side(Path(folder))
     for batch in batches:
         lengths = batch[_HISTORY].map(len).to_numpy()
+        users = np.repeat(np.arange(len(batch)), lengths)
         items, times = (np.concatenate([np.zeros(0, dtype=np.int64), *batch[name]]) for name in (_HISTORY, _TIMES))
-        histories = Histories.of(np.repeat(np.arange(len(batch)), lengths), items, len(batch), n_items, times)
+        weights = np.concatenate([np.zeros(0, dtype=np.float32), *batch[_WEIGHTS]])
+        histories = Histories.of(users, items, len(batch), n_items, times, weights)
         yield pd.DataFrame({C.ID: batch[C.ID], C.VECTOR: list(side.vectors(histories))})
 
 

@@ -13,7 +13,7 @@ from flmrec.config import Config
 from flmrec.data import positives as weighing
 from flmrec.data import split
 from flmrec.data.entities import attribute_names
-from flmrec.factorization.histories import Floats, Histories
+from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.lake import Lake
 from flmrec.model.attributes import AttributeEncoder
 
@@ -45,19 +45,23 @@ def known_positives(lake: Lake, cfg: Config, fit: str) -> DataFrame:
 
 
 def placed_events(lake: Lake, events: DataFrame) -> DataFrame:
-    """(user_idx, item_idx, place, event_ts) of the events; place counts a user's events from the oldest, 1; event_ts in
-    epoch seconds."""
+    """(user_idx, item_idx, place, event_ts, weight) of weighed events; place counts a user's events from the oldest, 1;
+    event_ts in epoch seconds."""
     order = Window.partitionBy(C.USER).orderBy(*split.event_order())
     placed = events.withColumn("place", F.row_number().over(order))
     numbered = placed.join(lake.read(Tables.USER_INDEX), C.USER).join(lake.read(Tables.ITEM_INDEX), C.ITEM)
-    return numbered.select(C.USER_IDX, C.ITEM_IDX, "place", F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS))
+    return numbered.select(C.USER_IDX, C.ITEM_IDX, "place", F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), C.WEIGHT)
+
+
+def _held_share(lake: Lake, cfg: Config) -> float:
+    """The share of the log's events that a driver holds: what it needs does not grow with the log."""
+    return min(1.0, cfg.factorization.max_events / max(lake.read(Tables.INTERACTIONS).count(), 1))
 
 
 def sampled(lake: Lake, cfg: Config, events: DataFrame) -> DataFrame:
-    """The events, or all events of some users where the log has more than `factorization.max_events`: what a driver
-    holds does not grow with the log."""
-    share = cfg.factorization.max_events / max(lake.read(Tables.INTERACTIONS).count(), 1)
-    if share >= 1:
+    """The events, or all events of some users where the log has more than `factorization.max_events`."""
+    share = _held_share(lake, cfg)
+    if share == 1:
         return events
     place = F.pmod(F.xxhash64(F.lit(cfg.run.seed), C.USER), F.lit(_PLACES))
     return events.where(place < int(share * _PLACES))
@@ -67,7 +71,17 @@ def histories(lake: Lake, cfg: Config, events: DataFrame) -> Histories:
     """Of all users, or of those that are `sampled`: the others' are empty."""
     table = placed_events(lake, sampled(lake, cfg, events)).orderBy(C.USER_IDX, "place").toArrow()
     users, items, times = (_numbers(table, name) for name in (C.USER_IDX, C.ITEM_IDX, C.EVENT_TS))
-    return Histories.of(users, items, n_users(lake), n_items(lake), times)
+    return Histories.of(users, items, n_users(lake), n_items(lake), times, table.column(C.WEIGHT).to_numpy())
+
+
+def item_counts(lake: Lake, cfg: Config, events: DataFrame, held: Histories) -> Ints:
+    """(n_items + 1,) events an item, of all the events, of which the driver may hold some users' (`held`) alone."""
+    if _held_share(lake, cfg) == 1:
+        return held.item_counts()
+    rows = events.join(lake.read(Tables.ITEM_INDEX), C.ITEM).groupBy(C.ITEM_IDX).count().toArrow()
+    counts = np.zeros(held.n_items + 1, dtype=np.int64)
+    counts[_numbers(rows, C.ITEM_IDX)] = _numbers(rows, "count")
+    return counts
 
 
 def item_attribute_columns(lake: Lake, cfg: Config, size: int) -> dict[str, list[Any]]:

@@ -22,7 +22,7 @@ from flmrec.data import split
 from flmrec.evaluation.gain import CHOOSING_K, next_item_ndcg
 from flmrec.factorization import linear
 from flmrec.factorization.factors import LONG, SEQUENTIAL
-from flmrec.factorization.histories import Histories
+from flmrec.factorization.histories import Histories, Ints
 from flmrec.factorization.linear import LinearFactors, SequentialSums
 from flmrec.lake import Lake
 from flmrec.model import recipe
@@ -43,10 +43,11 @@ _COLD_SHARE, _MOST_COLD = 0.1, 5_000  # of the items, held back from the teacher
 def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str, Any] | None) -> FitJob:
     """Fills `folder` and returns the job of the ranks. chosen: FitResult of the holdout fit, for the full fit."""
     chosen = chosen or {}
-    histories = matrices.histories(lake, cfg, matrices.positives(lake, cfg, fit))
+    events = matrices.positives(lake, cfg, fit)
+    histories = matrices.histories(lake, cfg, events)
     files = reader.scan(lake.live_files(table_of(Tables.SEQUENCES, fit)))
     size = DataSize(
-        n_users=int((histories.lengths > 0).sum()),
+        n_users=matrices.n_users(lake),
         n_items=histories.n_items,
         n_events=len(histories.items),
         n_windows=sum(file.rows for file in files),
@@ -56,7 +57,10 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
         matrices.item_attribute_columns(lake, cfg, histories.n_items + 1), histories.n_items + 1
     )
     (folder / ATTRIBUTES_JSON).write_text(encoder.to_json(), encoding="utf-8")
-    _save(folder / inputs.ATTRIBUTES, {"attributes": features, "counts": histories.item_counts()})
+    _save(
+        folder / inputs.ATTRIBUTES,
+        {"attributes": features, "counts": matrices.item_counts(lake, cfg, events, histories)},
+    )
     validation = _validation(lake, cfg, histories) if fit == HOLDOUT else None
     settings = (
         LinearRecipe.of(chosen["linear"]) if chosen else _linear_settings(cfg, histories, plan.linear, validation)
@@ -157,29 +161,32 @@ def _save_teacher(histories: Histories, settings: LinearRecipe, folder: Path, *,
     """The encoder's teacher: the long linear model. In the holdout fit it is made without the held-back items."""
     seen = histories.item_counts() > 0
     held = _held_back(histories.n_items, seed) & seen if hold_back else np.zeros_like(seen)
-    visible = histories.keep(~held) if hold_back else histories
+    visible, chosen = histories.keep(~held), histories.keep(held)
+    judges = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[:_JUDGES]
+    if not len(judges):  # nobody has events of both kinds: nothing is held back
+        held[:], visible = False, histories
     teacher = _long_model(visible, settings)
     known = np.flatnonzero(seen & ~held)
     _save(folder / inputs.TEACHER, {"inputs": teacher.inputs, "outputs": teacher.outputs, "known": known})
-    if held.any():
-        _save_cold_validation(teacher, visible, histories.keep(held), np.flatnonzero(held), folder)
+    if len(judges):
+        _save_cold_validation(teacher, visible, chosen, judges, np.flatnonzero(held), folder)
 
 
 def _save_cold_validation(
-    teacher: LinearFactors, visible: Histories, chosen: Histories, cold: np.ndarray, folder: Path
+    teacher: LinearFactors, visible: Histories, chosen: Histories, judges: Ints, cold: Ints, folder: Path
 ) -> None:
-    judges = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[:_JUDGES]
     picked = chosen.of_users(judges)
     users = teacher.user_vectors(visible.of_users(judges))
-    arrays = {"users": users, "cold": cold, "starts": picked.starts, "items": picked.items}
+    arrays: dict[str, np.ndarray] = {"users": users, "cold": cold, "starts": picked.starts, "items": picked.items}
     _save(folder / inputs.COLD_VALIDATION, arrays | {"n_items": np.array([chosen.n_items])})
 
 
 def _save_validation(validation: Validation, folder: Path) -> None:
     own = validation.histories
-    assert own.times is not None  # histories from tables have them
-    arrays = {"starts": own.starts, "items": own.items, "times": own.times, "targets": validation.targets}
-    _save(folder / inputs.VALIDATION, arrays | {"n_items": np.array([own.n_items])})
+    assert own.times is not None and own.weights is not None  # histories from tables have them
+    arrays: dict[str, np.ndarray] = {"starts": own.starts, "items": own.items, "times": own.times}
+    arrays |= {"weights": own.weights, "targets": validation.targets, "n_items": np.array([own.n_items])}
+    _save(folder / inputs.VALIDATION, arrays)
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | None = None) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flmrec.errors import TrainingError
 from flmrec.factorization import prior
 from flmrec.factorization.prior import Content, Features, PriorSettings
 from flmrec.factorization.words import word_rows
@@ -134,7 +135,7 @@ class Aligner:
         users = self.inputs[windows].sum(1)  # (B, R)
         # the teacher's unit is a typical item's spread; a user's scores grow with the history, so each gets its own
         teacher = users @ self.outputs[torch.from_numpy(items).to(users.device)].T
-        scale = teacher.std(1, keepdim=True).clamp(min=1e-6)
+        scale = teacher.std(1, keepdim=True, correction=min(1, len(items) - 1)).clamp(min=1e-6)
         recipe = self.recipe.alignment
         rows, place = np.unique(self.texts.of_item[items], return_inverse=True)
         vectors = self._encode(rows)
@@ -175,10 +176,13 @@ class Aligner:
         return features @ self.head + self.head_bias
 
     def finish_epoch(self) -> float:
-        """Refreshes the cache; returns the mean loss over all ranks, nats."""
+        """Refreshes the cache; returns the mean loss over all ranks, nats. Raises TrainingError if it is not finite."""
         self.vectors = self._encode_all()
         sums = self.comm.allgather((sum(self.losses), len(self.losses)))
-        return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+        mean = sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+        if not np.isfinite(mean):
+            raise TrainingError(f"The encoder's loss is {mean}: lower training.encoder_learning_rate.")
+        return mean
 
     def cold_ndcg(self, cold: ColdValidation) -> float:
         """How well the texts place items that the teacher has not seen. Rank 0 works it out for all."""

@@ -2,7 +2,7 @@
 
 attributes.safetensors       attributes (n + 1, A); counts (n + 1,) events an item
 teacher.safetensors          inputs, outputs (n + 1, R); known (k,): items whose outputs can be trusted
-validation.safetensors       (holdout fit only) starts, items, times: histories; targets
+validation.safetensors       (holdout fit only) starts, items, times, weights: histories; targets
 cold_validation.safetensors  (holdout fit only) users (m, R); cold (c,): items; starts, items: each user's choice
 """
 
@@ -106,7 +106,9 @@ def validation(folder: Path) -> Validation | None:
         return None
     arrays = load_file(folder / VALIDATION)
     n_items = int(arrays["n_items"][0])
-    return Validation(Histories(arrays["starts"], arrays["items"], n_items, arrays["times"]), arrays["targets"])
+    return Validation(
+        Histories(arrays["starts"], arrays["items"], n_items, arrays["times"], arrays["weights"]), arrays["targets"]
+    )
 
 
 def cold_validation(folder: Path) -> ColdValidation | None:

@@ -72,17 +72,18 @@ class NextItem:
         whole = not self.recipe.negatives  # every step looks all of them up; of a sample a second copy would be a waste
         self.texts_of_steps = self.texts.bfloat16() if self.bf16 and whole else self.texts
 
-    def step(self, windows: Tensor, times: Tensor) -> float:
-        """One update from (B, W) windows, oldest item first, 0 = padding, and the times of the events, epoch seconds.
+    def step(self, windows: Tensor, times: Tensor, weights: Tensor) -> float:
+        """One update from (B, W) windows, oldest item first, 0 = padding, the times of the events, epoch seconds, and
+        how much each event counts as something to come.
 
         Returns the loss of this rank, nats.
         """
         self.flm.train()
-        cropped = crop(windows, times, self.recipe.length, self.rng)
+        cropped = crop(windows, times, weights, self.recipe.length, self.rng)
         lengths = (cropped[0] != 0).sum(1)
         order = lengths.argsort(stable=True)
-        history, targets, of_time = (rows[order].to(self.comm.device) for rows in cropped)
-        loss = self._loss(history, targets, of_time, lengths[order].tolist())
+        history, targets, of_time, counting = (rows[order].to(self.comm.device) for rows in cropped)
+        loss = self._loss(history, targets, of_time, counting, lengths[order].tolist())
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -94,8 +95,8 @@ class NextItem:
             optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, history: Tensor, targets: Tensor, times: Tensor, lengths: list[int]) -> Tensor:
-        """Of rows in ascending order of their `lengths`, events."""
+    def _loss(self, history: Tensor, targets: Tensor, times: Tensor, weights: Tensor, lengths: list[int]) -> Tensor:
+        """Of rows in ascending order of their `lengths`, events; weights are those of the targets."""
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
             nobody = history.new_zeros(1)  # gradients that are sparse where those of the other ranks are
@@ -105,7 +106,8 @@ class NextItem:
         factors = self.flm.item_factors(self.texts_of_steps[items], self.attributes[items], items)
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
         known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
-        owners = present.nonzero()[:, 0]
+        owners, weights = present.nonzero()[:, 0], weights[present]
+        alike = bool((weights == weights[0]).all())
         parts = without_padding(lengths, _LENGTH_GROUPS if history.device.type == "cpu" else 1)
 
         def loss_of(factors: Tensor) -> Tensor:
@@ -126,6 +128,7 @@ class NextItem:
                     log_chance=self.log_chance[items],
                     n_items=len(self.texts) - 1,
                     whole=not self.recipe.negatives,
+                    weights=None if alike else weights,
                     bf16=self.bf16,
                 ),
                 self.recipe,
@@ -191,17 +194,19 @@ def without_padding(lengths: list[int], n_groups: int) -> list[tuple[slice, slic
     ]
 
 
-def crop(windows: Tensor, times: Tensor, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(history, targets, times of the history), each (B, <= length): a random stretch of each window, targets one event
-    later.
+def crop(
+    windows: Tensor, times: Tensor, weights: Tensor, length: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(history, targets, times of the history, weights of the targets), each (B, <= length): a random stretch of each
+    window, targets one event later.
 
-    windows, times: (B, W), padded with 0 on the left. A window with more events ends at a random place.
+    windows, times, weights: (B, W), padded with 0 on the left. A window with more events ends at a random place.
     """
     width = windows.shape[1]
     spare = ((windows != 0).sum(1) - (length + 1)).clamp(min=0).numpy()
     stops = width - torch.from_numpy(rng.integers(0, spare + 1))  # (B,)
     columns = stops[:, None] + torch.arange(-length - 1, 0)
-    stretch, of_time = (rows.gather(1, columns.clamp(min=0)) * (columns >= 0) for rows in (windows, times))
-    longest = int((stretch != 0).sum(1).max())
-    stretch, of_time = (rows[:, -max(longest, 2) :] for rows in (stretch, of_time))
-    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0), of_time[:, :-1]
+    rows = [of.gather(1, columns.clamp(min=0)) * (columns >= 0) for of in (windows, times, weights)]
+    longest = int((rows[0] != 0).sum(1).max())
+    stretch, of_time, counting = (of[:, -max(longest, 2) :] for of in rows)
+    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0), of_time[:, :-1], counting[:, 1:]

@@ -35,6 +35,7 @@ class Step:
     log_chance: Tensor  # (m,) log of the item's share in the events
     n_items: int  # of the catalogue
     whole: bool  # factors are those of the catalogue: row 0 is padding, row i is item i
+    weights: Tensor | None = None  # (P,) how much each positive counts; None: all alike
     bf16: bool = False  # products over the whole catalogue in bfloat16
 
 
@@ -47,20 +48,23 @@ def step_loss(step: Step, recipe: TowerRecipe) -> Tensor:
 def _softmax(step: Step, recipe: TowerRecipe) -> Tensor:
     smoothing = recipe.label_smoothing
     if step.whole:
-        return losses.full_softmax_loss(step.states, step.factors, step.bias, step.targets, smoothing, bf16=step.bf16)
+        return losses.full_softmax_loss(
+            step.states, step.factors, step.bias, step.targets, smoothing, weights=step.weights, bf16=step.bf16
+        )
     rows, log_q = step.negatives, step.bias.new_full((), len(step.negatives) / step.n_items).log()
     return losses.sampled_softmax_loss(
         step.states, step.factors[step.targets], step.bias[step.targets], step.factors[rows], step.bias[rows],
         step.targets, rows, torch.zeros_like(step.targets, dtype=step.bias.dtype), log_q.expand(len(rows)), smoothing,
+        step.weights,
     )  # fmt: skip
 
 
 def _gbce(step: Step, recipe: TowerRecipe) -> Tensor:
-    return losses.gbce_loss(_positive(step), _negative(step, recipe), step.n_items, recipe.calibration)
+    return losses.gbce_loss(_positive(step), _negative(step, recipe), step.n_items, recipe.calibration, step.weights)
 
 
 def _click(step: Step, recipe: TowerRecipe) -> Tensor:
-    return losses.gbce_loss(_positive(step), _negative(step, recipe), step.n_items, calibration=0.0)
+    return losses.gbce_loss(_positive(step), _negative(step, recipe), step.n_items, 0.0, step.weights)
 
 
 def _in_batch(step: Step, recipe: TowerRecipe) -> Tensor:
@@ -71,7 +75,7 @@ def _in_batch(step: Step, recipe: TowerRecipe) -> Tensor:
     known = step.known[:, targets][owners]  # (P, P)
     return losses.in_batch_softmax_loss(
         step.states[chosen], step.factors[targets], step.bias[targets], targets, step.log_chance[targets], known,
-        recipe.label_smoothing,
+        recipe.label_smoothing, None if step.weights is None else step.weights[chosen],
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from flmrec.training.inputs import Texts
 from flmrec.training.next_item import NextItem
 from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
 
-COLUMNS = [C.ITEM_IDX, C.EVENT_TS]
+COLUMNS = [C.ITEM_IDX, C.EVENT_TS, C.WEIGHT]
 _STEPS_OF_A_MEAN = 20  # where residuals are sparse
 
 
@@ -190,8 +190,8 @@ class _Run:
             self.aligner.start_epoch(epoch, self._steps())
         rows, losses = 0, []
         for block in self._batches(epoch):
-            windows, times = (torch.from_numpy(block[column].astype(np.int64)) for column in COLUMNS)
-            losses.append(self.trainer.step(windows, times))
+            windows, times = (torch.from_numpy(block[name].astype(np.int64)) for name in (C.ITEM_IDX, C.EVENT_TS))
+            losses.append(self.trainer.step(windows, times, torch.from_numpy(block[C.WEIGHT].astype(np.float32))))
             self.mean.update()
             if aligning:
                 self.aligner.step(windows)

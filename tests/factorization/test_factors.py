@@ -99,7 +99,7 @@ def test_users_lean_on_the_mean_user_as_far_as_they_lack_events(side):
 def test_items_lean_on_the_prediction_as_far_as_they_lack_events():
     own, predicted = {TOWER: np.full((3, 1), 10.0)}, {TOWER: np.full((3, 1), 2.0)}
     mixed = Blend(warm={TOWER: 0.5}, cold={TOWER: 3.0}, prior_events=4)
-    vectors = factors.item_vectors(own, predicted, np.array([0, 4, 12]), mixed)
+    vectors = factors.item_vectors(own, predicted, dict.fromkeys(own, np.array([0, 4, 12])), mixed)
     assert vectors[:, 0].tolist() == [6.0, 3.0, 4.0]  # 3 * 2; 0.5 * (10 + 2) / 2; 0.5 * (0.75 * 10 + 0.25 * 2)
 
 

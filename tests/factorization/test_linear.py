@@ -45,6 +45,7 @@ def test_sequential_solves_its_ridge_regression_over_all_events(half_lives, weig
     weights = [rng.uniform(0.2, 2, len(own)) if weighed else np.ones(len(own)) for own in events]
     users = np.repeat(np.arange(4), [len(own) for own in events])
     log = Histories.of(users, np.concatenate(events), 4, 4, weights=np.concatenate(weights) if weighed else None)
+    weights = [weight / np.concatenate(weights).mean() for weight in weights]  # the ridge is in events
     gram, cross = np.zeros((5 * len(half_lives),) * 2), np.zeros((5 * len(half_lives), 5))
     for own, weight in zip(events, weights, strict=True):
         for t in range(1, len(own)):

@@ -37,6 +37,28 @@ def test_softmax_has_the_gradients_of_cross_entropy_over_any_number_of_blocks(sm
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_positive_of_weight_two_counts_as_two(smoothing):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((200, 5), (41, 5), (41,))]  # two blocks
+    targets, weights = torch.randint(1, 41, (200,)), torch.randint(1, 4, (200,)).float()
+    twice = torch.arange(200).repeat_interleave(weights.long())
+    states, factors, bias = inputs
+
+    def of(loss: torch.Tensor) -> list[torch.Tensor]:
+        return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+    found = of(losses.full_softmax_loss(states, factors, bias, targets, smoothing, weights=weights))
+    expected = of(losses.full_softmax_loss(states[twice], factors, bias, targets[twice], smoothing))
+    torch.testing.assert_close(found, expected)
+    scores = states @ factors.T + bias
+    positive, negative = scores[torch.arange(200), targets], scores[:, :7]
+    for loss in (losses.candidate_softmax_loss, lambda p, n, _, w=None: losses.gbce_loss(p, n, 41, 0.5, w)):
+        torch.testing.assert_close(
+            loss(positive, negative, smoothing, weights), loss(positive[twice], negative[twice], smoothing)
+        )
+
+
 def test_softmax_in_bfloat16_has_the_loss_and_the_gradients_of_float32():
     torch.manual_seed(0)
     bias, targets = torch.randn(301), torch.randint(1, 301, (64,))
