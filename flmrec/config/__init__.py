@@ -2,7 +2,8 @@
 
 `load("conf/x.yaml", ["scoring.k=20"])` reads a file, applies `section.key=value` overrides (value in YAML), and
 refuses unknown keys, missing ones and wrong types, all at once, in one message. Only the sources and `lake.root`
-have no default; a default of None means "chosen by the data's size or by the machine", as its comment says.
+have no default; what a default of None means is said by its comment: chosen by the data's size or by the machine, or
+not used.
 """
 
 from flmrec.config.evaluation import (

@@ -14,14 +14,16 @@ class PositivesConfig:
 
     min_value: float | None = None  # explicit values below it are no positives; None: every event is one
     half_life_days: float | None = None  # weights halve with every so many days before the newest event; None: never
-    negatives: Literal["none", "uniform", "popularity"] = "none"  # of table `examples`; popularity: to the power 0.75
+    # of table `examples`, which is for models of your own; popularity: to the power 0.75
+    negatives: Literal["none", "uniform", "popularity"] = "none"
     negatives_per_positive: int = 4
     balance: bool = False  # weigh the labels of `examples` so that both weigh the same in total
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FeaturesConfig:
-    """Attributes as numbers, in table `item_features`; statistics from the events of the fit only."""
+    """Attributes as numbers, in `item_features` and `user_features`, for models of your own; no stage reads them. The
+    statistics come from the fit's events only."""
 
     normalize: Literal["zscore", "minmax", "log", "none"] = "zscore"  # log: z-score of log(1 + x - smallest)
     fill: Literal["mean", "median", "zero"] = "mean"  # numeric attributes without a value
@@ -60,7 +62,7 @@ class TrainingConfig:
     reader: Literal["petastorm", "arrow"] = "petastorm"
     num_proc: int = 2  # ranks; the inline launcher runs one
     threads_per_rank: int | None = None  # None: the cores of the machine over its ranks
-    epochs: int | None = None  # None: early stopping on validation, at most what the recipe says
+    epochs: int | None = None  # at most, None: the recipe's; the holdout fit stops early and keeps the best epoch
     batch_size: int | None = None  # windows a step over all ranks; None: by the data's size, as the next one
     learning_rate: float | None = None  # of the FLM head and its tower
     # what the next event is learned by, each with its weight; several are learned at once

@@ -61,7 +61,7 @@ class PretrainConfig:
     sources: list[PretrainSource] = field(default_factory=list)
     # a source of n windows gets a share of n ** temperature; 1: as large as it is, 0: all alike
     temperature: float = 0.5
-    # lakes whose titles no source may hold: zero-shot targets
+    # lakes whose titles no source with events may hold: zero-shot targets
     exclude_items_of: list[str] = field(default_factory=list)
     losses: PretrainLosses = field(default_factory=PretrainLosses)
     text: TextAugmentConfig = field(default_factory=TextAugmentConfig)
