@@ -16,6 +16,7 @@ import delta.exceptions.captured  # noqa: F401 (makes a lost commit a PySparkExc
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from flmrec import columns
 from flmrec.columns import Tables
@@ -24,6 +25,11 @@ from flmrec.errors import FlmrecError, UsageError
 
 _CONFLICT_RETRIES = 5
 _RECENT = 50  # commits among which ours is looked for
+_MILLISECONDS = "unix_millis(timestamp) AS at"
+
+
+class Overtaken(FlmrecError):
+    """What was to be written was made from a version that is no longer the newest."""
 
 
 @dataclass
@@ -34,7 +40,8 @@ class Lake:
     config: LakeConfig
     pinned: dict[str, int] = field(default_factory=dict)  # table name: Delta version that is read
     _written: dict[tuple[str, int], int] = field(default_factory=dict)  # (table, version): rows that write() wrote
-    _added: dict[tuple[str, int, int], list[str] | None] = field(default_factory=dict)  # (table, since, until): files
+    _committed: dict[tuple[str, int], int] = field(default_factory=dict)  # (table, version): when, epoch milliseconds
+    _added: dict[tuple[str, str, int], list[str] | None] = field(default_factory=dict)  # (table, since, until): files
 
     def name(self, table: str) -> str:
         """What Spark SQL calls the table: root.table in a catalog, delta.`folder/table` on disk."""
@@ -61,14 +68,28 @@ class Lake:
                 f"There is no table {table} in {self.config.root}: run the stage that writes it first "
                 "(jobs/refresh.py runs all of them in order)."
             )
-        (commit,) = self.handle(table).history(1).select("version").collect()
-        return int(commit.version)
+        [(version, at)] = self.handle(table).history(1).selectExpr("version", _MILLISECONDS).collect()
+        self._committed[table, version] = at
+        return int(version)
 
     def version(self, table: str) -> int:
         """The version this Lake reads the table at, pinned by the first call."""
         if table not in self.pinned:
             self.pinned.setdefault(table, self.latest_version(table))  # of two threads the first one pins for both
         return self.pinned[table]
+
+    def identity(self, table: str) -> str:
+        """The pinned version and when it was committed: another table of the same name is not the same input."""
+        return self._identity_of(table, self.version(table)) or ""
+
+    def _identity_of(self, table: str, version: int) -> str | None:
+        """None where the log does not reach back to the version."""
+        if (table, version) not in self._committed:
+            commit = self.handle(table).history().where(F.col("version") == version).selectExpr(_MILLISECONDS).first()
+            if commit is None:
+                return None
+            self._committed[table, version] = commit[0]
+        return f"{version}@{self._committed[table, version]}"
 
     def read(self, table: str) -> DataFrame:
         version = self.version(table)
@@ -80,15 +101,17 @@ class Lake:
         """The Parquet files of the pinned snapshot, as plain paths or URLs without %-escapes, sorted."""
         return sorted(re.sub("^file:/+", "/", unquote(path)) for path in self.read(table).inputFiles())
 
-    def added_files(self, table: str, since: int) -> list[str] | None:
-        """Files of the pinned snapshot that version `since` did not have; None where files of that version are gone,
-        or the version itself."""
-        until = self.version(table)
-        if since == until:
+    def added_files(self, table: str, since: str) -> list[str] | None:
+        """Files of the pinned snapshot that the table did not have when `since` was its `identity`; None where files of
+        that version are gone, or the version itself."""
+        if since == self.identity(table):
             return []
-        if (table, since, until) not in self._added:  # several Spark jobs a version
-            self._added[table, since, until] = self._files_between(table, since)
-        return self._added[table, since, until]
+        key = (table, since, self.version(table))
+        if key not in self._added:  # several Spark jobs a version
+            version = int(since.split("@")[0])
+            known = since == self._identity_of(table, version)
+            self._added[key] = self._files_between(table, version) if known else None
+        return self._added[key]
 
     def _files_between(self, table: str, since: int) -> list[str] | None:
         earlier = Lake(self.spark, self.config, {table: since})
@@ -107,19 +130,30 @@ class Lake:
         mode: str = "overwrite",
         replace_where: str | None = None,
         partition_by: Sequence[str] = (),
+        after: int | None = None,
     ) -> int:
         """One atomic commit. `replace_where` replaces just the rows it selects. Returns the new Delta version.
 
+        after: the version that the rows were made from (-1: there was no table). Raises Overtaken, with nothing
+        written, where another write with `after` has come between.
         A commit that loses against a concurrent one is tried again; the table is created where it is missing.
         """
-        return self._remember(table, self._commit(table, rows, mode, replace_where, partition_by))
+        return self._remember(
+            table, self._commit(table, rows, mode, replace_where, partition_by, after), must_be_there=after is not None
+        )
 
     def replace(self, table: str, rows: DataFrame, where: str) -> None:
         """As `write` with replace_where, without looking up the version, which takes Spark another job."""
         self._commit(table, rows, "overwrite", where, ())
 
     def _commit(
-        self, table: str, rows: DataFrame, mode: str, replace_where: str | None, partition_by: Sequence[str]
+        self,
+        table: str,
+        rows: DataFrame,
+        mode: str,
+        replace_where: str | None,
+        partition_by: Sequence[str],
+        after: int | None = None,
     ) -> str:
         """Returns the userMetadata by which the commit is found."""
         writer = rows.write.format("delta").mode(mode)
@@ -134,6 +168,8 @@ class Lake:
             writer = writer.option("replaceWhere", replace_where)
         elif mode == "overwrite":
             writer = writer.option("overwriteSchema", "true")
+        if after is not None:  # of writes under one name Delta takes each number once, and only higher ones
+            writer = writer.option("txnAppId", "flmrec").option("txnVersion", after + 1)
         commit = uuid.uuid4().hex
         writer = writer.option("userMetadata", commit)
         for attempt in range(_CONFLICT_RETRIES):
@@ -153,12 +189,16 @@ class Lake:
         """Rows that a commit of this Lake wrote, as Delta counted them."""
         return self._written[table, version]
 
-    def _remember(self, table: str, commit: str) -> int:
+    def _remember(self, table: str, commit: str, *, must_be_there: bool) -> int:
         """The version of our commit, which others may have followed already; Delta makes none of an append without
         rows, and then it is the newest version, of which we wrote nothing."""
-        recent = self.handle(table).history(_RECENT).select("version", "operationMetrics", "userMetadata").collect()
+        columns_read = ("version", "operationMetrics", "userMetadata", _MILLISECONDS)
+        recent = self.handle(table).history(_RECENT).selectExpr(*columns_read).collect()
         mine = [row for row in recent if row.userMetadata == commit]
+        if must_be_there and not mine:
+            raise Overtaken(f"Another run has written {self.name(table)} meanwhile: run again when it is done.")
         version = int(mine[0].version if mine else recent[0].version)
+        self._committed |= {(table, row.version): row.at for row in recent}
         self._written[table, version] = int(mine[0].operationMetrics.get("numOutputRows", 0)) if mine else 0
         return version
 

@@ -19,8 +19,8 @@ class Entry:
 
     source: str  # the table that was made
     batch: str = ""  # a file or a Delta table
-    stamp: str = ""  # size and time of the file, or Delta versions
-    content: str = ""  # hash of the rows, whatever their order
+    stamp: str = ""  # size and time of the file, or `Lake.identity` of each table
+    content: str = ""  # hash of the rows, whatever their order; of a table made from tables, its `Lake.identity`
     rows: int = 0
     settings: str = ""  # hash of the configuration that the table depends on
     types: str = ""  # the source's columns and their types, as JSON

@@ -23,13 +23,14 @@ from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.data import features, own_words, positives, sequences, split
 from flmrec.data.index import dense_index
-from flmrec.lake import Lake, LedgerRow
+from flmrec.lake import Lake, LedgerRow, Overtaken
 from flmrec.model.encoder import resolve_encoder
 from flmrec.processed import Entry
 from flmrec.text.tokenization import TokenizerRef, tokenize_partition, tokenizer_ref
 
 STAGE = "tokenize"
 _FILES_PER_RANK = 4
+_ATTEMPTS = 5  # at an index that other runs number as well
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,15 @@ class Night:
     cfg: Config
     before: dict[str, list[Entry]]  # table: its inputs and settings
 
+    def last(self, table: str) -> Entry | None:
+        """What made the table as it is; None where another run has written it since, or one that did not end."""
+        for entry in self.before.get(table, []):
+            if self.store.exists(table) and self.store.identity(table) == entry.content:
+                return replace(entry, content="")
+        return None
+
     def is_done(self, entry: Entry) -> bool:
-        return self.before.get(entry.source) == [entry] and self.store.exists(entry.source)
+        return self.last(entry.source) == entry
 
     def has(self, entity: Entity) -> bool:
         return entity is _ITEMS or self.cfg.source.users is not None
@@ -104,9 +112,10 @@ def run(spark: SparkSession, cfg: Config) -> None:
     ledger = [one.row for one in done if one.row is not None]
     if ledger:
         lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
-    if done:
-        processed.replace(store, cfg.run.id, STAGE, {one.entry.source: [one.entry] for one in done})
     maintenance.keep(store, [row.table for row in ledger])
+    if done:
+        made_of = [replace(one.entry, content=store.identity(one.entry.source)) for one in done]
+        processed.replace(store, cfg.run.id, STAGE, {entry.source: [entry] for entry in made_of})
 
 
 def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made | None]]]:
@@ -120,7 +129,20 @@ def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made
 
 
 def _index(night: Night, entity: Entity) -> Made | None:
-    """Numbers ids that have none; all anew when an id has gone, so that the numbers have no gap."""
+    """Numbers ids that have none; all anew when an id has gone, so that the numbers have no gap. Where another run has
+    numbered some meanwhile, its numbers stand."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _numbered(night, entity)
+        except Overtaken:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            night.store.pinned.pop(entity.index, None)
+    raise AssertionError("unreachable")
+
+
+def _numbered(night: Night, entity: Entity) -> Made | None:
+    """As `_index`. Raises Overtaken where another run came first."""
     store = night.store
     described = [entity.table] if night.has(entity) else []
     entry = _entry(night, entity.index, [*described, Tables.INTERACTIONS])
@@ -128,15 +150,16 @@ def _index(night: Night, entity: Entity) -> Made | None:
         return None
     ids = _ids(night, entity, store.read(Tables.INTERACTIONS))
     if not store.exists(entity.index):
-        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0])
+        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0], after=-1)
+    version = store.version(entity.index)
     known = store.read(entity.index)
     added = _added_events(night, entry, [Tables.INTERACTIONS])
     if _some_gone(night, entity, known, added):
-        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0])
+        return _written(night, entry, dense_index(ids, entity.id, entity.idx, entity.first)[0], after=version)
     named = ids if added is None else _ids(night, entity, added)
     new = named.join(known, entity.id, "left_anti")
     numbered, n_new = dense_index(new, entity.id, entity.idx, entity.first + known.count())
-    return _written(night, entry, numbered, mode="append") if n_new else Made(entry, None)
+    return _written(night, entry, numbered, mode="append", after=version) if n_new else Made(entry, None)
 
 
 def _ids(night: Night, entity: Entity, events: DataFrame) -> DataFrame:
@@ -267,11 +290,10 @@ def _added_events(
     night: Night, entry: Entry, only_added: Sequence[str] = (Tables.INTERACTIONS, Tables.USER_INDEX, Tables.ITEM_INDEX)
 ) -> DataFrame | None:
     """The events that came since the last run; None where one of the tables has otherwise changed than by new rows."""
-    store = night.store
-    before = [e for e in night.before.get(entry.source, []) if e.settings == entry.settings]
-    if not before or not store.exists(entry.source):
+    store, before = night.store, night.last(entry.source)
+    if before is None or before.settings != entry.settings:
         return None
-    versions = json.loads(before[0].stamp)
+    versions = json.loads(before.stamp)
     if versions.keys() != json.loads(entry.stamp).keys():
         return None
     added = {table: store.added_files(table, versions[table]) for table in only_added}
@@ -341,12 +363,12 @@ def _dealt(night: Night, rows: DataFrame) -> DataFrame:
 
 
 def _entry(night: Night, table: str, inputs: list[str], *settings: Any) -> Entry:
-    versions = {name: night.store.version(name) for name in inputs}
+    versions = {name: night.store.identity(name) for name in inputs}
     return Entry(source=table, stamp=json.dumps(versions), settings=processed.settings_hash(*settings))
 
 
-def _written(night: Night, entry: Entry, rows: DataFrame, mode: str = "overwrite") -> Made:
-    version = night.store.write(entry.source, rows, mode=mode)
+def _written(night: Night, entry: Entry, rows: DataFrame, mode: str = "overwrite", after: int | None = None) -> Made:
+    version = night.store.write(entry.source, rows, mode=mode, after=after)
     night.store.pinned[entry.source] = version  # what comes after reads what was just written
     n_rows = night.store.rows_written(entry.source, version)
     return Made(entry, LedgerRow(table=entry.source, rows_in=n_rows, rows_out=n_rows, delta_version=version))

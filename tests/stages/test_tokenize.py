@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from flmrec import columns
+from flmrec import columns, processed
 from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
 from flmrec.data import sequences, split
 from flmrec.lake import Lake
@@ -184,6 +184,31 @@ def test_a_night_gives_what_a_full_build_gives(spark: SparkSession, tmp_path: Pa
     numbers = {r.user_id: r.user_idx for r in store.read(Tables.USER_INDEX).collect()}
     assert numbers.keys() == {user for user, _, _ in LOG + new} | {"newest"}  # who was only described has gone
     assert sorted(numbers.values()) == list(range(len(numbers)))
+
+
+def test_two_runs_that_number_at_once_give_every_id_one_number(spark: SparkSession, tmp_path: Path) -> None:
+    cfg = shop(tmp_path, LOG)
+    night(spark, cfg)
+    slow = tokenize.Night(store := Lake(spark, cfg.lake), cfg, processed.entries(store, tokenize.STAGE))
+    store.version(Tables.USER_INDEX)  # pinned as it is now
+    night(spark, shop(tmp_path, [("fast", 1, 200 * DAY), ("both", 2, 200 * DAY)]))
+    assert tokenize._index(slow, tokenize._USERS) is not None  # knows of the new events, not of their numbers
+    numbers = [(r.user_id, r.user_idx) for r in Lake(spark, cfg.lake).read(Tables.USER_INDEX).collect()]
+    assert {user for user, _ in numbers} >= {"fast", "both", "u0"}
+    assert sorted(number for _, number in numbers) == list(range(len(numbers))) and len(dict(numbers)) == len(numbers)
+
+
+def test_another_table_of_the_same_version_is_not_the_same_input(spark: SparkSession, tmp_path: Path) -> None:
+    cfg = shop(tmp_path, LOG)
+    assert night(spark, cfg).version(Tables.INTERACTIONS) == 0
+    for place in (tmp_path / "log", Path(cfg.lake.root) / Tables.INTERACTIONS):
+        shutil.rmtree(place)
+    other = [(user, item, time + DAY) for user, item, time in LOG if user != "u0"]
+    again = night(spark, shop(tmp_path, other))
+    assert again.version(Tables.INTERACTIONS) == 0
+    assert {times[-1] for _, window, _, times, _ in windows(again, FULL) if not window} == {
+        max(time for user, _, time in other if user == own) for own, _, _ in other
+    }
 
 
 def test_users_without_any_text_cost_no_rows(spark: SparkSession, first: tuple[Any, Lake], tmp_path: Path) -> None:
