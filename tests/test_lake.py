@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from pyspark.sql import SparkSession
@@ -33,6 +34,26 @@ def test_replace_where_leaves_the_other_rows(spark: SparkSession, lake: Lake) ->
         lake.write("log", rows, replace_where=f"run_id = '{run}'")
     found = Lake(spark, lake.config).read("log").collect()
     assert sorted(map(tuple, found)) == [("a", 7), ("b", 3)]
+
+
+@pytest.mark.parametrize("root", [None, "spark_catalog.default"])
+def test_runs_that_make_a_table_at_the_same_time_keep_each_others_rows(
+    spark: SparkSession, lake: Lake, root: str | None
+) -> None:
+    config = LakeConfig(root=root) if root else lake.config
+    runs, together = ["a", "b", "c"], Barrier(3)
+
+    def write(run: str) -> None:
+        rows = spark.createDataFrame([(run, 1), (run, 2)], "run_id STRING, value INT")
+        together.wait()
+        Lake(spark, config).write("log", rows, replace_where=f"run_id = '{run}'")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, runs))
+    found = Lake(spark, config).read("log").collect()
+    if root:
+        spark.sql(f"DROP TABLE {root}.log")
+    assert sorted(map(tuple, found)) == [(run, value) for run in runs for value in (1, 2)]
 
 
 def test_a_write_knows_its_own_commit_among_others(spark: SparkSession, lake: Lake) -> None:
