@@ -23,6 +23,7 @@ BATCH, CORRUPT, CHANGE = "__flmrec_batch", "__flmrec_corrupt", "__flmrec_change"
 Source = InteractionSource | EntitySource | WordsSource
 
 _SUFFIXES = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
+_FEED = ("_change_type", "_commit_version", "_commit_timestamp")  # Delta's own columns in a change feed
 _SAMPLE_ROWS = 10_000  # JSON rows whose keys are looked at first
 _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPruning": "false", "enforceSchema": "false"}
 
@@ -174,12 +175,22 @@ def _delta_version(spark: SparkSession, source: Source) -> int | None:
 
 
 def _changes(spark: SparkSession, source: Source, after: int) -> DataFrame:
-    """What was inserted or deleted after a version, an update as both, with CHANGE insert or delete."""
+    """The rows that the source gained and lost after a version, with CHANGE insert or delete; an update is both.
+
+    The feed tells every step. What counts of rows that are alike is what the last version that touched them did, and
+    they are inserted as often as there are more of them now: a row that came and went is deleted, one that was there
+    in between only is no row to read, and nobody counts it.
+    """
     reader = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", after + 1)
     rows = reader.table(source.table) if source.table else reader.load(source.path)
-    kind = F.when(F.col("_change_type").isin("insert", "update_postimage"), "insert").otherwise("delete")
-    kept = rows.withColumn(CHANGE, kind).drop("_change_type", "_commit_version", "_commit_timestamp")
-    return _without_corrupt(kept, F.lit(place(source)))
+    own = [quoted(name) for name in rows.columns if name not in _FEED]
+    came = F.col("_change_type").isin("insert", "update_postimage")
+    last = F.max(F.struct("_commit_version", came.alias("came")))["came"]  # what one version deletes was there before
+    gained = F.sum(F.when(came, 1).otherwise(-1))
+    change = F.when(last | (gained > 0), "insert").otherwise("delete")
+    changes = F.array_repeat(change, F.greatest(gained, F.lit(1)).cast("int"))
+    net = rows.groupBy(*own).agg(changes.alias(CHANGE)).withColumn(CHANGE, F.explode(CHANGE))
+    return _without_corrupt(net, F.lit(place(source)))
 
 
 def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: list[str]) -> DataFrame:

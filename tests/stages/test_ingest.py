@@ -173,6 +173,47 @@ def test_change_feed_of_a_delta_source(spark: SparkSession, tmp_path: Path) -> N
     assert version(spark, third) == version(spark, cfg)
 
 
+def test_a_row_that_changed_more_than_once_between_two_nights(spark: SparkSession, tmp_path: Path) -> None:
+    log, goods = f"delta.`{tmp_path / 'source'}`", f"delta.`{tmp_path / 'goods'}`"
+    feed = "USING delta TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+    spark.sql(f"CREATE TABLE {log} (user STRING, item STRING, ts BIGINT, stars DOUBLE, tags MAP<STRING, INT>) {feed}")
+    spark.sql(f"CREATE TABLE {goods} (item STRING, title STRING) {feed}")
+    spark.sql(f"INSERT INTO {goods} VALUES ('i1', 'old'), ('i2', 'pan')")
+
+    def add(*rows: str) -> None:
+        spark.sql(f"INSERT INTO {log} VALUES " + ", ".join(f"({row}, map('a', 1, 'b', 2))" for row in rows))
+
+    def take(name: str) -> Any:
+        goods_of = {"path": str(tmp_path / "goods"), "format": "delta", "load": "incremental"}
+        cfg = night(tmp_path, name, log={"path": str(tmp_path / "source"), "format": "delta"}, items=goods_of)
+        ingest.run(spark, cfg)
+        return cfg
+
+    corrected, kept = "'u1', 'i1', 10, 4.0", "'u1', 'i2', 20, 4.0"
+    add(corrected, kept, kept)
+    assert ledger(spark, take("first")) == (3, 2, 0, 1, 0)
+
+    for stars in (5.0, 3.0):
+        spark.sql(f"UPDATE {log} SET stars = {stars} WHERE item = 'i1'")
+    add("'u2', 'i1', 30, 1.0")  # comes and goes
+    spark.sql(f"DELETE FROM {log} WHERE user = 'u2'")
+    for stars in (1.0, 4.0):  # there and back
+        spark.sql(f"UPDATE {log} SET stars = {stars} WHERE item = 'i2'")
+    once = spark.table(log).dropDuplicates(["user", "item", "ts"])  # of two rows alike one goes
+    once.write.format("delta").mode("overwrite").save(str(tmp_path / "source"))
+    add("'u3', 'i2', 40, 2.0", "'u3', 'i2', 40, 2.0")
+    for title in ("a long draft", "final"):
+        spark.sql(f"UPDATE {goods} SET title = '{title}' WHERE item = 'i1'")
+    spark.sql(f"INSERT INTO {goods} VALUES ('i3', 'pot')")
+    spark.sql(f"DELETE FROM {goods} WHERE item = 'i3'")
+    cfg = take("second")
+    assert events(spark, cfg) == [("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0), ("u3", "i2", 40, 2.0)]
+    assert ledger(spark, cfg) == (4, 2, 0, 2, 0)
+    texts = {r.item_id: r.text for r in Lake(spark, cfg.lake).read(Tables.ITEMS).collect()}
+    assert texts == {"i1": "final", "i2": "pan"}
+    assert ledger(spark, cfg, Tables.ITEMS) == (1, 1, 0, 0, 0)
+
+
 def test_two_at_once_double_nothing(spark: SparkSession, tmp_path: Path) -> None:
     day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
     ingest.run(spark, night(tmp_path, "first"))
