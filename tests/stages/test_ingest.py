@@ -1,5 +1,6 @@
 """Ingest night after night: new files, the same files, corrections, change feeds, two at once."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from flmrec import processed
 from flmrec.columns import Tables
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
@@ -212,6 +214,39 @@ def test_a_row_that_changed_more_than_once_between_two_nights(spark: SparkSessio
     texts = {r.item_id: r.text for r in Lake(spark, cfg.lake).read(Tables.ITEMS).collect()}
     assert texts == {"i1": "final", "i2": "pan"}
     assert ledger(spark, cfg, Tables.ITEMS) == (1, 1, 0, 0, 0)
+
+
+def test_a_run_that_is_tried_again_keeps_its_account(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(cfg) -> list[tuple[str, str]]:
+        rows = Lake(spark, cfg.lake).read(Tables.QUARANTINE).where(f"run_id = '{cfg.run.id}'").collect()
+        return sorted((r.source, json.loads(r.raw)["item"]) for r in rows)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0), ("", "i2", 20, 4.0))
+    write(tmp_path / "items.json", [*ITEMS, {"item": " ", "title": "lost"}])
+    first = night(tmp_path, "first")
+    for _ in range(2):  # a later stage failed
+        ingest.run(spark, first)
+        assert ledger(spark, first) == (2, 1, 1, 0, 0) and ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
+    day(tmp_path, "tue", ("", "i1", 30, 3.0))
+    ingest.run(spark, first)
+    assert bad(first) == [("interactions", "i1"), ("items", " ")]
+    assert ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
+
+    day(tmp_path, "wed", ("", "i1", 40, 3.0))
+    second = night(tmp_path, "second")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(processed, "replace", fail)
+        ingest.run(spark, second)
+    assert bad(second) == [("interactions", "i1")]
+    day(tmp_path, "wed", ("u2", "i1", 40, 3.0))  # delivered again
+    ingest.run(spark, second)
+    assert not bad(second) and ledger(spark, second) == (1, 1, 0, 0, 0)
+    assert len(bad(first)) == 2
 
 
 def test_two_at_once_double_nothing(spark: SparkSession, tmp_path: Path) -> None:
