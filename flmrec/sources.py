@@ -6,7 +6,8 @@ keeps its text in the column `CORRUPT`. `BATCH` names the file, or the Delta ver
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import unquote
 
 from delta.tables import DeltaTable
@@ -24,6 +25,7 @@ Source = InteractionSource | EntitySource | WordsSource
 
 _SUFFIXES = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
 _FEED = ("_change_type", "_commit_version", "_commit_timestamp")  # Delta's own columns in a change feed
+_PATTERN = re.compile(r"[{}\[\]*?\\]")  # what makes Spark take a path for a pattern
 _SAMPLE_ROWS = 10_000  # JSON rows whose keys are looked at first
 _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPruning": "false", "enforceSchema": "false"}
 
@@ -104,8 +106,9 @@ def batches(spark: SparkSession, name: str, source: Source) -> dict[str, str]:
             version = _delta_version(spark, source)
             return {} if version is None else {where: str(version)}
         stamp = F.concat_ws(" ", "_metadata.file_size", F.unix_millis("_metadata.file_modification_time"))
-        files = spark.read.format("binaryFile").load(where).select(F.col("_metadata.file_path"), stamp.alias("stamp"))
-        return {r.file_path: r.stamp for r in files.collect()}
+        files = spark.read.format("binaryFile").options(**source.options).load(where)  # options may choose the files
+        stamps = files.select(F.col("_metadata.file_path"), stamp.alias("stamp")).collect()
+        return {r.file_path: r.stamp for r in stamps}
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, name, where) from None
 
@@ -125,7 +128,8 @@ def open_source(
         elif source.table is not None or _form(source) == "delta":
             rows = _without_corrupt(_delta(spark, source), F.lit(place(source)))
         else:
-            rows = _read_files(spark, source, list(map(_path_of, files)) or [place(source)], list(needed))
+            based = _based(source, files) if files else source
+            rows = _read_files(spark, based, list(map(_path_of, files)) or [place(source)], list(needed))
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, name, place(source)) from None
     opened = Opened(name, place(source), rows)
@@ -211,9 +215,19 @@ def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: l
     )
 
 
+def _based(source: Source, files: Sequence[str]) -> Source:
+    """The source with the folder that its files lie in as Spark's basePath: what the names of folders between them say
+    (dt=2024-05-01) is a column of some files as it is of all."""
+    path = place(source)
+    if _PATTERN.search(path) or Path(path).name == Path(unquote(files[0])).name:  # no folder but files
+        return source
+    options: dict[str, str | bool | int] = {"basePath": path}
+    return replace(source, options=options | source.options)
+
+
 def _path_of(uri: str) -> str:
     """The path of one file, by the URI that BATCH gives it, that Spark takes for no pattern."""
-    return re.sub(r"([{}\[\]*?\\])", r"\\\1", unquote(uri))
+    return _PATTERN.sub(r"\\\g<0>", unquote(uri))
 
 
 def _without_corrupt(rows: DataFrame, batch: Column) -> DataFrame:

@@ -101,6 +101,33 @@ def test_files_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
     assert version(spark, cfg) == version(spark, night(tmp_path, "third"))
 
 
+def test_new_files_in_folders_that_are_columns(spark: SparkSession, tmp_path: Path) -> None:
+    for shop in ("north", "south"):
+        (tmp_path / "log" / f"shop={shop}").mkdir(parents=True)
+    log = {"columns": LOG_COLUMNS | {"value": "stars", "event": "shop"}}
+    north = day(tmp_path, "shop=north/1", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "first", log=log))
+    os.utime(north, (1, 1))  # touched, says the same
+    day(tmp_path, "shop=south/1", ("u1", "i1", 20, 4.0))
+    cfg = night(tmp_path, "second", log=log)
+    ingest.run(spark, cfg)
+    found = Lake(spark, cfg.lake).read(Tables.INTERACTIONS).collect()
+    assert sorted((r.value, r.event) for r in found) == [(3.0, "north"), (4.0, "south")]
+
+
+def test_options_choose_the_new_files(spark: SparkSession, tmp_path: Path) -> None:
+    log = {"options": {"recursiveFileLookup": True, "pathGlobFilter": "*.csv"}}
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "first", log=log))
+    (tmp_path / "log" / "may" / "late").mkdir(parents=True)
+    (tmp_path / "log" / "may" / "README").write_text("no data")
+    day(tmp_path, "may/late/tue", ("u2", "i2", 20, 4.0))
+    cfg = night(tmp_path, "second", log=log)
+    ingest.run(spark, cfg)
+    assert events(spark, cfg) == [("u1", "i1", 10, 3.0), ("u2", "i2", 20, 4.0)]
+    assert ledger(spark, cfg) == (1, 1, 0, 0, 0)
+
+
 def test_a_source_that_says_the_same_commits_nothing(spark: SparkSession, tmp_path: Path) -> None:
     path = day(tmp_path, "all", ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0))
     before = night(tmp_path, "before", log={"load": "full"})
