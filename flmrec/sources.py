@@ -6,7 +6,8 @@ keeps its text in the column `CORRUPT`. `BATCH` names the file, or the Delta ver
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import unquote
 
 from delta.tables import DeltaTable
@@ -23,6 +24,8 @@ BATCH, CORRUPT, CHANGE = "__flmrec_batch", "__flmrec_corrupt", "__flmrec_change"
 Source = InteractionSource | EntitySource | WordsSource
 
 _SUFFIXES = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
+_FEED = ("_change_type", "_commit_version", "_commit_timestamp")  # Delta's own columns in a change feed
+_PATTERN = re.compile(r"[{}\[\]*?\\]")  # what makes Spark take a path for a pattern
 _SAMPLE_ROWS = 10_000  # JSON rows whose keys are looked at first
 _OURS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT, "columnPruning": "false", "enforceSchema": "false"}
 
@@ -103,8 +106,9 @@ def batches(spark: SparkSession, name: str, source: Source) -> dict[str, str]:
             version = _delta_version(spark, source)
             return {} if version is None else {where: str(version)}
         stamp = F.concat_ws(" ", "_metadata.file_size", F.unix_millis("_metadata.file_modification_time"))
-        files = spark.read.format("binaryFile").load(where).select(F.col("_metadata.file_path"), stamp.alias("stamp"))
-        return {r.file_path: r.stamp for r in files.collect()}
+        files = spark.read.format("binaryFile").options(**source.options).load(where)  # options may choose the files
+        stamps = files.select(F.col("_metadata.file_path"), stamp.alias("stamp")).collect()
+        return {r.file_path: r.stamp for r in stamps}
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, name, where) from None
 
@@ -124,7 +128,8 @@ def open_source(
         elif source.table is not None or _form(source) == "delta":
             rows = _without_corrupt(_delta(spark, source), F.lit(place(source)))
         else:
-            rows = _read_files(spark, source, list(map(_path_of, files)) or [place(source)], list(needed))
+            based = _based(source, files) if files else source
+            rows = _read_files(spark, based, list(map(_path_of, files)) or [place(source)], list(needed))
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, name, place(source)) from None
     opened = Opened(name, place(source), rows)
@@ -174,12 +179,22 @@ def _delta_version(spark: SparkSession, source: Source) -> int | None:
 
 
 def _changes(spark: SparkSession, source: Source, after: int) -> DataFrame:
-    """What was inserted or deleted after a version, an update as both, with CHANGE insert or delete."""
+    """The rows that the source gained and lost after a version, with CHANGE insert or delete; an update is both.
+
+    The feed tells every step. What counts of rows that are alike is what the last version that touched them did, and
+    they are inserted as often as there are more of them now: a row that came and went is deleted, one that was there
+    in between only is no row to read, and nobody counts it.
+    """
     reader = spark.read.format("delta").option("readChangeFeed", "true").option("startingVersion", after + 1)
     rows = reader.table(source.table) if source.table else reader.load(source.path)
-    kind = F.when(F.col("_change_type").isin("insert", "update_postimage"), "insert").otherwise("delete")
-    kept = rows.withColumn(CHANGE, kind).drop("_change_type", "_commit_version", "_commit_timestamp")
-    return _without_corrupt(kept, F.lit(place(source)))
+    own = [quoted(name) for name in rows.columns if name not in _FEED]
+    came = F.col("_change_type").isin("insert", "update_postimage")
+    last = F.max(F.struct("_commit_version", came.alias("came")))["came"]  # what one version deletes was there before
+    gained = F.sum(F.when(came, 1).otherwise(-1))
+    change = F.when(last | (gained > 0), "insert").otherwise("delete")
+    changes = F.array_repeat(change, F.greatest(gained, F.lit(1)).cast("int"))
+    net = rows.groupBy(*own).agg(changes.alias(CHANGE)).withColumn(CHANGE, F.explode(CHANGE))
+    return _without_corrupt(net, F.lit(place(source)))
 
 
 def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: list[str]) -> DataFrame:
@@ -200,9 +215,19 @@ def _read_files(spark: SparkSession, source: Source, paths: list[str], needed: l
     )
 
 
+def _based(source: Source, files: Sequence[str]) -> Source:
+    """The source with the folder that its files lie in as Spark's basePath: what the names of folders between them say
+    (dt=2024-05-01) is a column of some files as it is of all."""
+    path = place(source)
+    if _PATTERN.search(path) or Path(path).name == Path(unquote(files[0])).name:  # no folder but files
+        return source
+    options: dict[str, str | bool | int] = {"basePath": path}
+    return replace(source, options=options | source.options)
+
+
 def _path_of(uri: str) -> str:
     """The path of one file, by the URI that BATCH gives it, that Spark takes for no pattern."""
-    return re.sub(r"([{}\[\]*?\\])", r"\\\1", unquote(uri))
+    return _PATTERN.sub(r"\\\g<0>", unquote(uri))
 
 
 def _without_corrupt(rows: DataFrame, batch: Column) -> DataFrame:

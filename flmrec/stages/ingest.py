@@ -69,7 +69,8 @@ def run(spark: SparkSession, cfg: Config) -> None:
     check_writable(cfg.lake.root)
     before = processed.entries(store, STAGE)
     names, judging = _sources(cfg), Judging()
-    with ThreadPoolExecutor(len(names)) as pool:  # with little data Spark mostly waits
+    with ThreadPoolExecutor(len(names) + 1) as pool:  # with little data Spark mostly waits
+        recorded = pool.submit(_recorded, store, cfg)
         for name in names:
             known = before.get(name, []) if store.exists(name) else []
             judging[name] = pool.submit(_judge, spark, store, cfg, name, known, judging)
@@ -88,11 +89,21 @@ def run(spark: SparkSession, cfg: Config) -> None:
         _report(row)
     for name in unchanged:
         console.print(f"  {name}: nothing new")
-        ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
-    lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
+        if name not in recorded.result():
+            ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
+    if ledger:
+        lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
     if judged:
         processed.replace(store, cfg.run.id, STAGE, {name: one.entries for name, one in judged.items()})
     maintenance.keep(store, [one.table for one in changed])
+
+
+def _recorded(store: Lake, cfg: Config) -> set[str]:
+    """Tables that the ledger has a row of, written by an earlier attempt of this run."""
+    if not store.exists(Tables.LEDGER):
+        return set()
+    mine = (F.col(C.RUN_ID) == cfg.run.id) & (F.col(C.STAGE) == STAGE)
+    return {row[C.TABLE] for row in store.handle(Tables.LEDGER).toDF().where(mine).select(C.TABLE).collect()}
 
 
 def check_writable(root: str) -> None:
@@ -206,7 +217,8 @@ def _reasons(one: Judged, cfg: Config, action: str) -> list[str]:
 
 
 def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
-    """Bad rows of all sources in one commit; the table is made even if there are none."""
+    """Bad rows of these sources in one commit, in place of those that an earlier attempt of this run wrote of them; the
+    table is made even if there are none."""
     rows = store.spark.createDataFrame([], columns.QUARANTINE)
     found = False
     for one in judged:
@@ -216,8 +228,12 @@ def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
             raw = F.to_json(ROW, {"ignoreNullFields": "false"}).alias(C.RAW)
             bad = one.parsed.rows.where(F.col(C.REASON).isin(reasons))
             rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(cfg.run.id)))
+    sources = ", ".join(f"'{one.table}'" for one in judged)
+    mine = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.SOURCE} IN ({sources})"
+    if judged and not found and store.exists(Tables.QUARANTINE):
+        found = not store.handle(Tables.QUARANTINE).toDF().where(mine).isEmpty()
     if found or not store.exists(Tables.QUARANTINE):
-        store.replace(Tables.QUARANTINE, rows, f"{C.RUN_ID} = '{cfg.run.id}'")
+        store.replace(Tables.QUARANTINE, rows, mine)
 
 
 def _write(store: Lake, cfg: Config, one: Judged) -> LedgerRow:

@@ -1,5 +1,6 @@
 """Ingest night after night: new files, the same files, corrections, change feeds, two at once."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from flmrec import processed
 from flmrec.columns import Tables
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
@@ -99,6 +101,33 @@ def test_files_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
     assert version(spark, cfg) == version(spark, night(tmp_path, "third"))
 
 
+def test_new_files_in_folders_that_are_columns(spark: SparkSession, tmp_path: Path) -> None:
+    for shop in ("north", "south"):
+        (tmp_path / "log" / f"shop={shop}").mkdir(parents=True)
+    log = {"columns": LOG_COLUMNS | {"value": "stars", "event": "shop"}}
+    north = day(tmp_path, "shop=north/1", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "first", log=log))
+    os.utime(north, (1, 1))  # touched, says the same
+    day(tmp_path, "shop=south/1", ("u1", "i1", 20, 4.0))
+    cfg = night(tmp_path, "second", log=log)
+    ingest.run(spark, cfg)
+    found = Lake(spark, cfg.lake).read(Tables.INTERACTIONS).collect()
+    assert sorted((r.value, r.event) for r in found) == [(3.0, "north"), (4.0, "south")]
+
+
+def test_options_choose_the_new_files(spark: SparkSession, tmp_path: Path) -> None:
+    log = {"options": {"recursiveFileLookup": True, "pathGlobFilter": "*.csv"}}
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0))
+    ingest.run(spark, night(tmp_path, "first", log=log))
+    (tmp_path / "log" / "may" / "late").mkdir(parents=True)
+    (tmp_path / "log" / "may" / "README").write_text("no data")
+    day(tmp_path, "may/late/tue", ("u2", "i2", 20, 4.0))
+    cfg = night(tmp_path, "second", log=log)
+    ingest.run(spark, cfg)
+    assert events(spark, cfg) == [("u1", "i1", 10, 3.0), ("u2", "i2", 20, 4.0)]
+    assert ledger(spark, cfg) == (1, 1, 0, 0, 0)
+
+
 def test_a_source_that_says_the_same_commits_nothing(spark: SparkSession, tmp_path: Path) -> None:
     path = day(tmp_path, "all", ("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0))
     before = night(tmp_path, "before", log={"load": "full"})
@@ -171,6 +200,80 @@ def test_change_feed_of_a_delta_source(spark: SparkSession, tmp_path: Path) -> N
     third = night(tmp_path, "third", log=source)
     ingest.run(spark, third)
     assert version(spark, third) == version(spark, cfg)
+
+
+def test_a_row_that_changed_more_than_once_between_two_nights(spark: SparkSession, tmp_path: Path) -> None:
+    log, goods = f"delta.`{tmp_path / 'source'}`", f"delta.`{tmp_path / 'goods'}`"
+    feed = "USING delta TBLPROPERTIES (delta.enableChangeDataFeed = true)"
+    spark.sql(f"CREATE TABLE {log} (user STRING, item STRING, ts BIGINT, stars DOUBLE, tags MAP<STRING, INT>) {feed}")
+    spark.sql(f"CREATE TABLE {goods} (item STRING, title STRING) {feed}")
+    spark.sql(f"INSERT INTO {goods} VALUES ('i1', 'old'), ('i2', 'pan')")
+
+    def add(*rows: str) -> None:
+        spark.sql(f"INSERT INTO {log} VALUES " + ", ".join(f"({row}, map('a', 1, 'b', 2))" for row in rows))
+
+    def take(name: str) -> Any:
+        goods_of = {"path": str(tmp_path / "goods"), "format": "delta", "load": "incremental"}
+        cfg = night(tmp_path, name, log={"path": str(tmp_path / "source"), "format": "delta"}, items=goods_of)
+        ingest.run(spark, cfg)
+        return cfg
+
+    corrected, kept = "'u1', 'i1', 10, 4.0", "'u1', 'i2', 20, 4.0"
+    add(corrected, kept, kept)
+    assert ledger(spark, take("first")) == (3, 2, 0, 1, 0)
+
+    for stars in (5.0, 3.0):
+        spark.sql(f"UPDATE {log} SET stars = {stars} WHERE item = 'i1'")
+    add("'u2', 'i1', 30, 1.0")  # comes and goes
+    spark.sql(f"DELETE FROM {log} WHERE user = 'u2'")
+    for stars in (1.0, 4.0):  # there and back
+        spark.sql(f"UPDATE {log} SET stars = {stars} WHERE item = 'i2'")
+    once = spark.table(log).dropDuplicates(["user", "item", "ts"])  # of two rows alike one goes
+    once.write.format("delta").mode("overwrite").save(str(tmp_path / "source"))
+    add("'u3', 'i2', 40, 2.0", "'u3', 'i2', 40, 2.0")
+    for title in ("a long draft", "final"):
+        spark.sql(f"UPDATE {goods} SET title = '{title}' WHERE item = 'i1'")
+    spark.sql(f"INSERT INTO {goods} VALUES ('i3', 'pot')")
+    spark.sql(f"DELETE FROM {goods} WHERE item = 'i3'")
+    cfg = take("second")
+    assert events(spark, cfg) == [("u1", "i1", 10, 3.0), ("u1", "i2", 20, 4.0), ("u3", "i2", 40, 2.0)]
+    assert ledger(spark, cfg) == (4, 2, 0, 2, 0)
+    texts = {r.item_id: r.text for r in Lake(spark, cfg.lake).read(Tables.ITEMS).collect()}
+    assert texts == {"i1": "final", "i2": "pan"}
+    assert ledger(spark, cfg, Tables.ITEMS) == (1, 1, 0, 0, 0)
+
+
+def test_a_run_that_is_tried_again_keeps_its_account(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(cfg) -> list[tuple[str, str]]:
+        rows = Lake(spark, cfg.lake).read(Tables.QUARANTINE).where(f"run_id = '{cfg.run.id}'").collect()
+        return sorted((r.source, json.loads(r.raw)["item"]) for r in rows)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0), ("", "i2", 20, 4.0))
+    write(tmp_path / "items.json", [*ITEMS, {"item": " ", "title": "lost"}])
+    first = night(tmp_path, "first")
+    for _ in range(2):  # a later stage failed
+        ingest.run(spark, first)
+        assert ledger(spark, first) == (2, 1, 1, 0, 0) and ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
+    day(tmp_path, "tue", ("", "i1", 30, 3.0))
+    ingest.run(spark, first)
+    assert bad(first) == [("interactions", "i1"), ("items", " ")]
+    assert ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
+
+    day(tmp_path, "wed", ("", "i1", 40, 3.0))
+    second = night(tmp_path, "second")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(processed, "replace", fail)
+        ingest.run(spark, second)
+    assert bad(second) == [("interactions", "i1")]
+    day(tmp_path, "wed", ("u2", "i1", 40, 3.0))  # delivered again
+    ingest.run(spark, second)
+    assert not bad(second) and ledger(spark, second) == (1, 1, 0, 0, 0)
+    assert len(bad(first)) == 2
 
 
 def test_two_at_once_double_nothing(spark: SparkSession, tmp_path: Path) -> None:
