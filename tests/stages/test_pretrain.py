@@ -112,6 +112,27 @@ def test_rows_of_every_epoch_are_recorded(spark: SparkSession, cfg: Config, made
     assert ledger == {Tables.PRETRAIN_TEXTS, Tables.PRETRAIN_WINDOWS, Tables.TRAINING}
 
 
+def test_an_encoder_is_of_one_lake(spark: SparkSession, cfg: Config) -> None:
+    """Two sources of each other's held-out events, in a shared folder of models."""
+    stores = [Lake(spark, LakeConfig(root=source.root)) for source in cfg.pretrain.sources]
+    names = set()
+    for root in [*(source.root for source in cfg.pretrain.sources[:2]), "elsewhere", "nowhere"]:
+        own = dataclasses.replace(cfg, lake=dataclasses.replace(cfg.lake, root=root))
+        names.add(pretrain.version_name(own, stores, []))
+    assert len(names) == 3  # lakes that are no source get the same encoder
+
+
+def test_a_lake_is_known_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = tmp_path / "main" / "lake"
+    lake.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(lake)
+    monkeypatch.chdir(lake.parent)
+    same = ["lake", "lake/", "../main/lake", "../link", str(lake), f"file://{lake}"]
+    assert {pretrain._place(root) for root in same} == {str(lake)}
+    assert pretrain._place("Main.flmrec") == pretrain._place("main.flmrec") == "main.flmrec"
+    assert pretrain._place("s3://bucket/lake/") == pretrain._place("s3://bucket/lake") != pretrain._place("bucket/lake")
+
+
 def test_wrong_settings_are_refused_in_one_sentence(spark: SparkSession, cfg: Config) -> None:
     def run(**changes: object) -> None:
         pretrain.run(spark, dataclasses.replace(cfg, pretrain=dataclasses.replace(cfg.pretrain, **changes)))  # type: ignore[arg-type]
