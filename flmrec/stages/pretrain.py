@@ -191,7 +191,9 @@ def _write_windows(lake: Lake, cfg: Config, sources: list[Source]) -> LedgerRow:
         mixed = labelled if mixed is None else mixed.union(labelled)
     assert mixed is not None
     dealt = mixed.repartition(cfg.training.num_proc * _FILES_PER_RANK, C.SOURCE, C.USER_IDX, C.WINDOW, "copy")
-    row = _written(lake, Tables.PRETRAIN_WINDOWS, dealt.select(C.SOURCE, C.ITEM_IDX))
+    # in an order of their own, since they arrive in any, and a run that goes on writes them again
+    ordered = dealt.select(C.SOURCE, C.ITEM_IDX).sortWithinPartitions(F.xxhash64(C.SOURCE, C.ITEM_IDX))
+    row = _written(lake, Tables.PRETRAIN_WINDOWS, ordered)
     for rows in windows:
         rows.unpersist()
     return row
