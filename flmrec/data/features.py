@@ -9,6 +9,7 @@ from pyspark.sql import types as T
 from flmrec.config import FeaturesConfig
 
 MISSING, OTHER = "(missing)", "(other)"
+_ACCURACY = 100_000  # of a median: exact up to half as many numbers, else off by this share of the rows at most
 _NUMBERS = ("mean", "std", "smallest", "largest", "median", "log_mean", "log_std")
 
 
@@ -54,11 +55,18 @@ def _of_numbers(known: DataFrame, column: str) -> DataFrame:
         F.stddev_pop(x).alias("std"),
         F.min(x).alias("smallest"),
         F.max(x).alias("largest"),
-        F.median(x).alias("median"),
+        _median(x).alias("median"),
         F.avg("log").alias("log_mean"),
         F.stddev_pop("log").alias("log_std"),
         F.lit(None).cast("array<string>").alias("categories"),
     )
+
+
+def _median(x: Column) -> Column:
+    """In bounded memory, where F.median holds all distinct numbers in one task; of an even count the middle of the two
+    in the middle, which are approximated from below and from above."""
+    below, above = (F.percentile_approx(sign * x, F.lit(0.5), F.lit(_ACCURACY)) for sign in (F.lit(1), F.lit(-1)))
+    return (below - above) / 2
 
 
 def _of_categories(known: DataFrame, column: str, max_categories: int) -> DataFrame:

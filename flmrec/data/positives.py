@@ -94,10 +94,10 @@ def _negatives(
 def draw(ranges: np.ndarray, seen: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """(<= n,) items with replacement, none of `seen`, by the chances whose running sums are `ranges`.
 
-    Fewer than n only where the user has seen every item that has a chance.
+    seen: distinct, from 1. Fewer than n only where the user has seen every item that has a chance.
     """
-    chances = np.diff(ranges, prepend=0.0)
-    if n == 0 or chances.sum() - chances[seen].sum() <= 1e-9 * chances.sum():
+    left = ranges[-1] - (ranges[seen] - ranges[seen - 1]).sum()  # of `seen` alone: the catalogue may be large
+    if n == 0 or left <= 1e-9 * ranges[-1]:
         return np.empty(0, dtype=np.int64)
     kept = np.empty(0, dtype=np.int64)
     for _ in range(_MAX_DRAWS):
@@ -105,6 +105,7 @@ def draw(ranges: np.ndarray, seen: np.ndarray, n: int, rng: np.random.Generator)
         kept = np.concatenate([kept, drawn[~np.isin(drawn, seen)]])[:n]
         if len(kept) == n:
             return kept
+    chances = np.diff(ranges, prepend=0.0)
     chances[seen] = 0.0  # nearly everything is seen: draw from what is left
     return np.concatenate([kept, rng.choice(len(chances), n - len(kept), p=chances / chances.sum())])
 

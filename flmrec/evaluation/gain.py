@@ -1,4 +1,4 @@
-"""NDCG of score matrices on one machine, for choosing settings on validation. Ties count half. numpy only."""
+"""NDCG of score matrices on one machine, for choosing settings on validation. numpy only."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ CHOOSING_K = 100
 
 
 def next_item_ndcg(scores: Floats, seen: Sequence[np.ndarray], targets: np.ndarray, k: int = 10) -> np.ndarray:
-    """(users,) NDCG@k of one relevant item each: 1 / log2(rank + 1) where rank <= k.
+    """(users,) NDCG@k of one relevant item each: 1 / log2(rank + 1) where rank <= k. Ties count half.
 
     scores: (users, n_items + 1), column 0 is no item; seen: items that a user is not offered; targets: (users,).
     """
@@ -28,7 +28,10 @@ def next_item_ndcg(scores: Floats, seen: Sequence[np.ndarray], targets: np.ndarr
 
 
 def ndcg(scores: Floats, relevant: NDArray[np.bool_], k: int) -> np.ndarray:
-    """(users,) NDCG@k of score rows with relevance 0 or 1; users with nothing relevant are left out."""
+    """(users,) NDCG@k of score rows with relevance 0 or 1; users with nothing relevant are left out.
+
+    Equal scores come in any order, the same on every run: for scores that are seldom equal.
+    """
     wanted = relevant.any(1)
     scores, relevant = scores[wanted], relevant[wanted]
     k = min(k, scores.shape[1])

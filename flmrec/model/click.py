@@ -53,18 +53,28 @@ class Histories:
         return cls(starts, np.array(items, dtype=np.int64), np.array(labels, dtype=float))
 
     @classmethod
-    def of_log(cls, users: NDArray[np.generic], items: Ints, labels: Floats, length: int) -> "Histories":
-        """From a log in the order of time, one history a row: the same user's `length` newest rows before it."""
+    def of_log(
+        cls,
+        users: NDArray[np.generic],
+        items: Ints,
+        labels: Floats,
+        length: int,
+        known: NDArray[np.bool_] | None = None,
+    ) -> "Histories":
+        """From a log in the order of time, one history a row: the same user's `length` newest rows before it.
+
+        known: (n,) the rows that histories may hold, None: all of them.
+        """
         order = np.argsort(users, kind="stable")
-        first = np.searchsorted(users[order], users[order])  # place of each user's first row
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        begin = np.empty_like(place)
-        begin[order] = first
-        begin = np.maximum(begin, place - length)
-        counts = place - begin
+        told = np.ones(len(order), dtype=bool) if known is None else known[order]
+        before = np.cumsum(told) - told  # known rows before each place of the order
+        end, begin = np.empty_like(before), np.empty_like(before)
+        end[order] = before
+        begin[order] = before[np.searchsorted(users[order], users[order])]  # where each user's first row is
+        begin = np.maximum(begin, end - length)
+        counts = end - begin
         starts = np.concatenate([[0], np.cumsum(counts)])
-        entries = order[np.repeat(begin - starts[:-1], counts) + np.arange(starts[-1])]
+        entries = order[told][np.repeat(begin - starts[:-1], counts) + np.arange(starts[-1])]
         return cls(starts, items[entries], labels[entries].astype(float))
 
     @property

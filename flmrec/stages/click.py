@@ -50,7 +50,7 @@ def run(spark: SparkSession, cfg: Config) -> None:
     log = _collected(lake, labelled)
     _measure(lake, cfg, log)
     items = _items(lake, cfg, FULL)
-    _, model = _fit(log, items, np.arange(len(log)))
+    model = _fit(log, items)
     n_rows, version = _rank(lake, cfg, tonight, labelled, items, model)
     row = LedgerRow(table=Tables.CLICK_SCORES, rows_in=n_rows, rows_out=n_rows, delta_version=version)
     lakes.record(lake, cfg.run.id, STAGE, [row], time.monotonic() - started)
@@ -107,32 +107,53 @@ def _items(lake: Lake, cfg: Config, fit: str) -> Items:
     return Items.of(texts, attributes)
 
 
-def _fit(log: pd.DataFrame, items: Items, learned: np.ndarray) -> tuple[Rows, ClickModel]:
-    """The rows of the whole log, and the model of those that are learned from."""
-    users, targets, labels = log[C.USER_IDX].to_numpy(), log[C.ITEM_IDX].to_numpy(np.int64), log[C.LABEL].to_numpy()
+def _numbers(log: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n,) user_idx, item_idx and label."""
+    return log[C.USER_IDX].to_numpy(), log[C.ITEM_IDX].to_numpy(np.int64), log[C.LABEL].to_numpy()
+
+
+def _fit(log: pd.DataFrame, items: Items) -> ClickModel:
+    """The model that learns from every row of a log."""
+    users, targets, labels = _numbers(log)
     rows = Rows.of(items, targets, Histories.of_log(users, targets, labels, _HISTORY))
-    return rows, click.fit(rows.take(learned), users[learned], labels[learned])
+    return click.fit(rows, users, labels)
+
+
+def predicted(log: pd.DataFrame, items: Items) -> dict[str, np.ndarray]:
+    """(test rows,) P(y = 1) by the model of the training rows, and by its item rates alone; both are calibrated on
+    validation.
+
+    log: user_idx, item_idx, label, split, in the order of time, with training rows. What is learned from knows the
+    training rows of its user before it, what is judged those of validation too; no row knows a label of the test, or
+    one that the split leaves unused.
+    """
+    part = log[C.SPLIT].to_numpy()
+    model = _fit(log[part == split.TRAIN], items)
+    of_items = replace(model, weights=(np.array(click.FEATURES) == "item").astype(float), bias=0.0)
+    models = {MODEL: model, YARDSTICK: of_items}
+    users, targets, labels = _numbers(log)
+    known = np.isin(part, [split.TRAIN, split.VALIDATION])
+    histories = Histories.of_log(users, targets, labels, _HISTORY, known)
+    validation, test = (np.flatnonzero(part == name) for name in (split.VALIDATION, split.TEST))
+    if len(validation):
+        rows = Rows.of(items, targets[validation], histories.take(validation))
+        models = {name: one.calibrated(one.score(rows), labels[validation]) for name, one in models.items()}
+    rows = Rows.of(items, targets[test], histories.take(test))
+    return {name: one.probability(rows) for name, one in models.items()}
 
 
 def _measure(lake: Lake, cfg: Config, log: pd.DataFrame) -> None:
-    """The holdout model's rows of `metrics`; a test row's history is what its user did before it."""
-    train, validation, test = (
-        np.flatnonzero(log[C.SPLIT] == part) for part in (split.TRAIN, split.VALIDATION, split.TEST)
-    )
-    if not len(train) or not len(test):
+    """The holdout model's rows of `metrics`."""
+    n_train, test = int((log[C.SPLIT] == split.TRAIN).sum()), log[log[C.SPLIT] == split.TEST]
+    if not n_train or not len(test):
         raise DataContractError(
-            f"Of {len(log)} labelled events {len(train)} are training and {len(test)} test: there is nothing to "
+            f"Of {len(log)} labelled events {n_train} are training and {len(test)} test: there is nothing to "
             "measure the click model on; choose another evaluation.protocol."
         )
-    rows, model = _fit(log, _items(lake, cfg, HOLDOUT), train)
-    labels, users = log[C.LABEL].to_numpy(), log[C.USER_IDX].to_numpy()[test]
-    if len(validation):
-        model = model.calibrated(model.score(rows.take(validation)), labels[validation])
-    of_items = replace(model, weights=(np.array(click.FEATURES) == "item").astype(float), bias=0.0)
-    judged = rows.take(test)
+    users, _, labels = _numbers(test)
     found = {
-        name: _measures(users, labels[test], one.probability(judged))
-        for name, one in ((MODEL, model), (YARDSTICK, of_items))
+        name: _measures(users, labels, probability)
+        for name, probability in predicted(log, _items(lake, cfg, HOLDOUT)).items()
     }
     data = [
         (cfg.run.id, name, cfg.evaluation.protocol, ALL, metric, 0, value, len(np.unique(users)))

@@ -41,7 +41,7 @@ from flmrec.training.worker import EpochRow
 STAGE = "pretrain"
 SUMMARY = "pretraining.json"  # sources, losses and the rows of all ranks
 Losses = dict[int, dict[str, float]]  # epoch: loss: mean, nats
-_SETTINGS = ["pretrain", "model", "text", "evaluation"]  # what changes the encoder
+_SETTINGS = ("pretrain", "model", "text", "evaluation")  # what changes the encoder
 _FILES_PER_RANK = 4
 _KEYED = "keyed"
 
@@ -88,16 +88,18 @@ def run(spark: SparkSession, cfg: Config) -> Path:
 
 
 def version_name(cfg: Config, stores: list[Lake], targets: list[Lake]) -> str:
-    """pretrained-<run.date>-<hash of settings, seed, ranks and versions of what is read>."""
+    """pretrained-<run.date>-<hash of settings, seed, ranks, versions of what is read and which source is lake.root>.
+
+    Lakes may share a folder of models, and the encoder of one has seen what is held out of another.
+    """
     inputs = [finetune.identity(store, table) for store in stores for table in (Tables.ITEMS, Tables.INTERACTIONS)]
     inputs += [finetune.identity(store, Tables.ITEMS) for store in targets]
     made_of = {
-        "settings": {
-            name: dataclasses.asdict(getattr(cfg, name)) for name in ("pretrain", "model", "text", "evaluation")
-        },
+        "settings": {name: dataclasses.asdict(getattr(cfg, name)) for name in _SETTINGS},
         "ranks": cfg.training.ranks,
         "seed": cfg.run.seed,
         "inputs": inputs,
+        "own": _domains(cfg)[1],
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"pretrained-{cfg.run.date:%Y%m%d}-{digest}"
@@ -135,9 +137,19 @@ def _source(cfg: Config, store: Lake, settings: PretrainSource, barred: DataFram
     return Source(settings, mixing.texts_of(items, barred), events)
 
 
-def _place(root: str) -> Path:
-    """Alike for two ways to write the same folder."""
-    return Path(root).absolute()
+def _place(root: str) -> str:
+    """Alike for all ways to write the same folder, or the same schema of a catalog."""
+    root = root.removeprefix("file://")
+    if LakeConfig(root=root).in_catalog:
+        return root.lower()
+    return root.rstrip("/") if "://" in root else str(Path(root).resolve())
+
+
+def _domains(cfg: Config) -> tuple[list[int], int | None]:
+    """The number of each source's lake, and that of lake.root, None where it is no source."""
+    places = [_place(source.root) for source in cfg.pretrain.sources]
+    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    return [numbers[place] for place in places], numbers.get(_place(cfg.lake.root))
 
 
 def _write_texts(lake: Lake, sources: list[Source]) -> LedgerRow:
@@ -179,7 +191,9 @@ def _write_windows(lake: Lake, cfg: Config, sources: list[Source]) -> LedgerRow:
         mixed = labelled if mixed is None else mixed.union(labelled)
     assert mixed is not None
     dealt = mixed.repartition(cfg.training.num_proc * _FILES_PER_RANK, C.SOURCE, C.USER_IDX, C.WINDOW, "copy")
-    row = _written(lake, Tables.PRETRAIN_WINDOWS, dealt.select(C.SOURCE, C.ITEM_IDX))
+    # in an order of their own, since they arrive in any, and a run that goes on writes them again
+    ordered = dealt.select(C.SOURCE, C.ITEM_IDX).sortWithinPartitions(F.xxhash64(C.SOURCE, C.ITEM_IDX))
+    row = _written(lake, Tables.PRETRAIN_WINDOWS, ordered)
     for rows in windows:
         rows.unpersist()
     return row
@@ -194,14 +208,13 @@ def _written(lake: Lake, table: str, rows: DataFrame) -> LedgerRow:
 
 def _job(lake: Lake, cfg: Config, folder: Path) -> PretrainJob:
     encoder = resolve_encoder(cfg.model.encoder)
-    places = [_place(source.root) for source in cfg.pretrain.sources]
-    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    domains, own_domain = _domains(cfg)
     return PretrainJob(
         windows=reader.scan(lake.live_files(Tables.PRETRAIN_WINDOWS)),
         texts=reader.scan(lake.live_files(Tables.PRETRAIN_TEXTS)),
         with_events=[source.interactions for source in cfg.pretrain.sources],
-        domains=[numbers[place] for place in places],
-        own_domain=numbers.get(_place(cfg.lake.root)),
+        domains=domains,
+        own_domain=own_domain,
         tokenizer=tokenizer_ref(encoder, cfg.text.max_tokens),
         encoder=encoder,
         pooling=cfg.model.pooling,
@@ -235,7 +248,7 @@ def _counts(lake: Lake, table: str) -> dict[int, int]:
 def _adapters(cfg: Config) -> list[str]:
     if not cfg.pretrain.adapter_rank:
         return []
-    own = _place(cfg.lake.root) in {_place(source.root) for source in cfg.pretrain.sources}
+    own = _domains(cfg)[1] is not None
     merged = f"that of {cfg.lake.root} is merged into this encoder" if own else "none of them is in this encoder"
     return [f"Each lake had an adapter of rank {cfg.pretrain.adapter_rank} beside the shared weights: {merged}."]
 

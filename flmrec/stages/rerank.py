@@ -117,7 +117,8 @@ def _write_pairs(lake: Lake, cfg: Config, histories: Histories) -> LedgerRow:
     )  # fmt: skip
     rows = own.mapInArrow(make, _PAIRS)
     dealt = rows.repartition(cfg.training.num_proc * _FILES_PER_RANK, F.xxhash64(C.ITEM_IDX))
-    version = lake.write(Tables.RERANK_PAIRS, dealt)
+    # in an order of their own, since they arrive in any, and the same rows are to be the same batches
+    version = lake.write(Tables.RERANK_PAIRS, dealt.sortWithinPartitions(F.xxhash64(C.ITEM_IDX, C.LABEL)))
     lake.pinned[Tables.RERANK_PAIRS] = version
     n_rows = lake.rows_written(Tables.RERANK_PAIRS, version)
     return LedgerRow(table=Tables.RERANK_PAIRS, rows_in=n_rows, rows_out=n_rows, delta_version=version)

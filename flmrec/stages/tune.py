@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import yaml
+from optuna.trial import TrialState
 from pyspark.sql import SparkSession
 
 from flmrec import config, progress
@@ -39,8 +40,8 @@ def run(spark: SparkSession, cfg: Config) -> None:
     folder = Lake(spark, cfg.lake).models_folder()
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, cfg)
-    done = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
-    study.optimize(lambda trial: _measured(spark, cfg, trial), n_trials=max(0, cfg.tune.trials - len(done)))
+    missing = cfg.tune.trials - len(_trials(study, TrialState.COMPLETE))
+    study.optimize(lambda trial: _measured(spark, cfg, trial), n_trials=max(0, missing))
     best = {"score": study.best_value, "settings": study.best_params}
     (folder / BEST).write_text(yaml.safe_dump(_nested(study.best_params)), encoding="utf-8")
     progress.console.print(f"tune: NDCG@100 {best['score']:.4f} on validation with {best['settings']}: {folder / BEST}")
@@ -50,15 +51,23 @@ def _study(folder: Path, cfg: Config) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ranges = {name: str(own) for name, own in sorted(cfg.tune.ranges.items())}
     study = optuna.create_study(
-        study_name="flmrec", storage=f"sqlite:///{folder / STUDY}", direction="maximize", load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=cfg.run.seed),
-    )  # fmt: skip
+        study_name="flmrec", storage=f"sqlite:///{folder / STUDY}", direction="maximize", load_if_exists=True
+    )
     if study.user_attrs.get("ranges", ranges) != ranges:
         raise UsageError(f"{folder / STUDY} has trials of other ranges: move it away, or set tune.ranges as they were.")
-    if not study.trials:
-        study.set_user_attr("ranges", ranges)
-        study.enqueue_trial(_stated(cfg), skip_if_exists=True)
+    study.set_user_attr("ranges", ranges)
+    # a process that goes on would draw what the one before it drew first
+    study.sampler = optuna.samplers.TPESampler(seed=cfg.run.seed + len(study.trials))
+    stated = _stated(cfg)
+    tried = any(stated.items() <= trial.params.items() for trial in _trials(study, TrialState.COMPLETE))
+    if not tried and not _trials(study, TrialState.WAITING):
+        study.enqueue_trial(stated)
     return study
+
+
+def _trials(study: optuna.Study, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+    """Those that were broken off are neither complete nor waiting."""
+    return study.get_trials(deepcopy=False, states=[state])
 
 
 def _stated(cfg: Config) -> dict[str, Any]:

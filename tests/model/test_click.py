@@ -35,6 +35,10 @@ def test_histories_of_a_log_are_the_newest_rows_of_the_same_user_before():
     assert lists == [[], [], [1], [1, 3], [2], [3, 4]]
     assert found.labels.tolist() == [1, 1, 0, 0, 0, 1]
     assert found.take(np.array([5, 4])).items.tolist() == [3, 4, 2]
+    known = np.array([True, False, False, True, True, False])
+    found = Histories.of_log(users, items, labels, 2, known)
+    lists = [found.items[a:b].tolist() for a, b in zip(found.starts, found.starts[1:], strict=False)]
+    assert lists == [[], [], [1], [1], [], [1, 4]]
 
 
 def test_a_row_knows_neither_its_own_label_nor_later_ones():

@@ -5,14 +5,17 @@ import datetime as dt
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
 from flmrec import columns
 from flmrec.columns import Tables
 from flmrec.config import Config
+from flmrec.data import split
 from flmrec.errors import DataContractError, UsageError
 from flmrec.lake import Lake
+from flmrec.model.click import Items
 from flmrec.stages import click
 from tests.conftest import make_config
 
@@ -77,6 +80,40 @@ def test_the_lists_are_ranked_by_the_chance_of_a_like_and_the_model_is_measured(
     again = Lake(spark, cfg.lake)
     assert again.read(Tables.CLICK_SCORES).count() == len(scores)
     assert again.read(Tables.METRICS).count() == len(metrics)
+
+
+def mixed_log() -> tuple[pd.DataFrame, Items]:
+    """A log whose parts lie in no order, as a split by chance leaves them, of items with text."""
+    rng = np.random.default_rng(2)
+    texts = rng.standard_normal((N_ITEMS + 1, 4)).astype(np.float32)
+    texts[0] = 0
+    n = N_USERS * N_EVENTS
+    parts = [split.TRAIN, split.VALIDATION, split.TEST, split.UNUSED]
+    log = {
+        "user_idx": rng.integers(0, N_USERS, n), "item_idx": rng.integers(1, N_ITEMS + 1, n),
+        "label": rng.integers(0, 2, n).astype(float), "split": rng.choice(parts, n, p=[0.4, 0.2, 0.2, 0.2]),
+    }  # fmt: skip
+    return pd.DataFrame(log), Items.of(texts, np.zeros((N_ITEMS + 1, 0), np.float32))
+
+
+@pytest.mark.parametrize(("part", "counts"), [
+    (split.TRAIN, True), (split.VALIDATION, True), (split.TEST, False), (split.UNUSED, False),
+])  # fmt: skip
+def test_what_is_foretold_of_the_test_knows_no_label_that_the_split_holds_back(part: str, counts: bool) -> None:
+    log, items = mixed_log()
+    told = log.assign(label=np.where(log.split == part, 1 - log.label, log.label))
+    before, after = click.predicted(log, items), click.predicted(told, items)
+    for name in (click.MODEL, click.YARDSTICK):
+        assert len(before[name]) == (log.split == split.TEST).sum()
+        assert np.array_equal(before[name], after[name]) != counts
+
+
+def test_both_models_are_calibrated_on_validation() -> None:
+    log, items = mixed_log()
+    later = log.split.isin([split.VALIDATION, split.TEST])  # where nearly all is liked, unlike in training
+    log["label"] = np.where(later, np.random.default_rng(3).random(len(log)) < 0.9, log.label).astype(float)
+    for name, probability in click.predicted(log, items).items():
+        assert probability.mean() == pytest.approx(0.9, abs=0.05), name
 
 
 def test_a_date_without_lists_is_said_with_the_newest_one(spark: SparkSession, cfg: Config, shop: Lake) -> None:

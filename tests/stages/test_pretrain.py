@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from flmrec import columns
 from flmrec.columns import C, Tables
@@ -110,6 +111,35 @@ def test_rows_of_every_epoch_are_recorded(spark: SparkSession, cfg: Config, made
     assert [row[C.ROWS_READ] for row in rows] == [lake.read(Tables.PRETRAIN_WINDOWS).count()] * 2
     ledger = {row[C.TABLE] for row in lake.read(Tables.LEDGER).where("stage = 'pretrain'").collect()}
     assert ledger == {Tables.PRETRAIN_TEXTS, Tables.PRETRAIN_WINDOWS, Tables.TRAINING}
+
+
+def test_windows_lie_in_an_order_of_their_own(spark: SparkSession, cfg: Config, made: Path) -> None:
+    """A run that goes on writes them again, and has to have the same batches."""
+    order = F.xxhash64(C.SOURCE, C.ITEM_IDX).alias("order")
+    rows = Lake(spark, cfg.lake, {Tables.PRETRAIN_WINDOWS: 0}).read(Tables.PRETRAIN_WINDOWS)
+    files = rows.select(F.input_file_name().alias("file"), order).toPandas().groupby("file").order
+    assert files.size().max() > 3 and all(own.is_monotonic_increasing for _, own in files)
+
+
+def test_an_encoder_is_of_one_lake(spark: SparkSession, cfg: Config) -> None:
+    """Two sources of each other's held-out events, in a shared folder of models."""
+    stores = [Lake(spark, LakeConfig(root=source.root)) for source in cfg.pretrain.sources]
+    names = set()
+    for root in [*(source.root for source in cfg.pretrain.sources[:2]), "elsewhere", "nowhere"]:
+        own = dataclasses.replace(cfg, lake=dataclasses.replace(cfg.lake, root=root))
+        names.add(pretrain.version_name(own, stores, []))
+    assert len(names) == 3  # lakes that are no source get the same encoder
+
+
+def test_a_lake_is_known_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = tmp_path / "main" / "lake"
+    lake.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(lake)
+    monkeypatch.chdir(lake.parent)
+    same = ["lake", "lake/", "../main/lake", "../link", str(lake), f"file://{lake}"]
+    assert {pretrain._place(root) for root in same} == {str(lake)}
+    assert pretrain._place("Main.flmrec") == pretrain._place("main.flmrec") == "main.flmrec"
+    assert pretrain._place("s3://bucket/lake/") == pretrain._place("s3://bucket/lake") != pretrain._place("bucket/lake")
 
 
 def test_wrong_settings_are_refused_in_one_sentence(spark: SparkSession, cfg: Config) -> None:

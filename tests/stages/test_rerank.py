@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from transformers import AutoModel
 
 from flmrec.columns import FITS, HOLDOUT, C, Tables
@@ -71,6 +72,9 @@ def test_it_learns_from_training_events_alone_and_says_what_it_brought(spark: Sp
     assert len(pairs) == N_USERS * (1 + NEGATIVES)  # of the two training events the second has one before it
     assert pairs.label.sum() == N_USERS
     assert set(pairs.item_idx.map(len)) == {3} and all(row[0] == 0 < row[1] for row in pairs.item_idx)
+    order = F.xxhash64(C.ITEM_IDX, C.LABEL)  # their own, so that the same rows are the same batches
+    files = lake.read(Tables.RERANK_PAIRS).select(F.input_file_name().alias("file"), order.alias("key")).toPandas()
+    assert all(own.is_monotonic_increasing for _, own in files.groupby("file").key)
     training = lake.read(Tables.TRAINING).where(f"{C.MODEL_VERSION} = '{folder.name}'").toPandas()
     assert training.rows_read.tolist() == [len(pairs)] and training.loss.iloc[0] < 1.0
     about = json.loads((folder / rerank.ABOUT).read_text())
