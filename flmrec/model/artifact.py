@@ -1,4 +1,4 @@
-"""The model folder: the encoder as `save_pretrained` writes it, flm.safetensors, config.yaml, README.md.
+"""The model folder: the encoder as `save_pretrained` writes it, flm.safetensors, config.yaml; of a pretrained one README.md.
 
 Beside them lie what factors are made of (attributes.json, linear.safetensors, factors.safetensors) and choices.json,
 what validation chose. Nothing in a folder is run when it is loaded.
@@ -19,7 +19,7 @@ from flmrec.model.flm import Flm
 from flmrec.model.recipe import TowerRecipe
 
 FLM, CONFIG, CARD, CHOICES = "flm.safetensors", "config.yaml", "README.md", "choices.json"
-FORMAT = 3  # of what a folder holds; another one is another version of the model
+FORMAT = 4  # of what a folder holds; another one is another version of the model
 _NEEDED = ("config.json", FLM, CONFIG)
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",

@@ -47,7 +47,7 @@ class FitJob:
     n_items: int
     reader: str
     seed: int
-    epochs: int | None = None  # None: as many as validation likes best, at most the recipe's
+    epochs: int | None = None  # at most; validation, where there is one, may like fewer best. None: the recipe's
     aligned_epochs: int | None = None  # likewise for the encoder
     checkpoint_s: float = 60.0  # seconds between checkpoints at least
 

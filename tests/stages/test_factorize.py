@@ -117,6 +117,8 @@ def test_of_a_large_log_the_linear_models_get_all_events_of_some_users(made, spa
     kept = drawn.lengths > 0
     assert 20 <= len(drawn.items) <= 100 < len(whole.items) == 120 and drawn.n_users == whole.n_users
     assert (drawn.lengths[kept] == whole.lengths[kept]).all()
+    counts = matrices.item_counts(lake, part, matrices.positives(lake, part, FULL), drawn)
+    assert (counts == whole.item_counts()).all() and (drawn.item_counts() < counts).any()
 
     _lake, other = write_lake(spark, tmp_path)
     other = config.overridden(other, {"factorization.max_events": 60})
@@ -125,6 +127,16 @@ def test_of_a_large_log_the_linear_models_get_all_events_of_some_users(made, spa
     users = vectors(Lake(spark, other.lake), table_of(Tables.USER_FACTORS, HOLDOUT))
     assert len(users) == N_USERS + 1
     assert all(np.isfinite(v).all() and v.any() for v in users.values())
+
+
+def test_weights_of_events_come_along(made):
+    lake, cfg = made
+    fading = config.overridden(cfg, {"positives.half_life_days": 1})
+    even, own = (matrices.histories(lake, c, matrices.positives(lake, c, FULL)) for c in (cfg, fading))
+    assert (even.weights == 1).all() and own.items.tolist() == even.items.tolist()
+    age_days = (own.times.max() - own.times) / 86_400
+    np.testing.assert_allclose(own.weights, 0.5**age_days, rtol=1e-5)
+    assert len(set(own.weights.tolist())) > 1
 
 
 def test_a_missing_model_is_named(spark, tmp_path):
