@@ -1,4 +1,4 @@
-"""The model folder: the encoder as `save_pretrained` writes it, flm.safetensors, config.yaml; of a pretrained one README.md.
+"""The model folder: the encoder as `save_pretrained` writes it, flm.safetensors, config.yaml; pretrained: README.md.
 
 Beside them lie what factors are made of (attributes.json, linear.safetensors, factors.safetensors) and choices.json,
 what validation chose. Nothing in a folder is run when it is loaded.

@@ -66,18 +66,11 @@ def version_name(lake: Lake, cfg: Config, fit: str) -> str:
         "training": {name: value for name, value in training.items() if name not in _MEANS},
         "ranks": cfg.training.ranks,
         "seed": cfg.run.seed,
-        "inputs": {table: identity(lake, table) for table in _INPUTS},
+        "inputs": {table: lake.identity(table) for table in _INPUTS},
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
     name = f"{cfg.run.date:%Y%m%d}-{digest}"
     return name if fit == FULL else f"{name}-{HOLDOUT}"
-
-
-def identity(lake: Lake, table: str) -> str:
-    """The table's own id and its pinned version: another table of the same name is not the same input."""
-    version = lake.version(table)  # says so where there is no such table
-    [(table_id,)] = lake.handle(table).detail().select("id").collect()
-    return f"{table_id}@{version}"
 
 
 def _train(spark: SparkSession, cfg: Config, fit: str, lake: Lake, version: str) -> None:

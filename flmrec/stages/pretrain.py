@@ -92,8 +92,8 @@ def version_name(cfg: Config, stores: list[Lake], targets: list[Lake]) -> str:
 
     Lakes may share a folder of models, and the encoder of one has seen what is held out of another.
     """
-    inputs = [finetune.identity(store, table) for store in stores for table in (Tables.ITEMS, Tables.INTERACTIONS)]
-    inputs += [finetune.identity(store, Tables.ITEMS) for store in targets]
+    inputs = [store.identity(table) for store in stores for table in (Tables.ITEMS, Tables.INTERACTIONS)]
+    inputs += [store.identity(Tables.ITEMS) for store in targets]
     made_of = {
         "settings": {name: dataclasses.asdict(getattr(cfg, name)) for name in _SETTINGS},
         "ranks": cfg.training.ranks,

@@ -91,7 +91,7 @@ def _version_name(lake: Lake, cfg: Config, base: Path) -> str:
     made_of = {
         "rerank": asdict(cfg.rerank), "best": cfg.scoring.rerank, "base": base.name, "seed": cfg.run.seed,
         "ranks": cfg.training.ranks, "tuning": cfg.model.tuning,
-        "inputs": {name: finetune.identity(lake, name) for name in (Tables.INTERACTIONS, Tables.ITEM_TOKENS)},
+        "inputs": {name: lake.identity(name) for name in (Tables.INTERACTIONS, Tables.ITEM_TOKENS)},
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     return f"{PREFIX}{cfg.run.date:%Y%m%d}-{digest}"

@@ -107,7 +107,7 @@ def validation(folder: Path) -> Validation | None:
     arrays = load_file(folder / VALIDATION)
     n_items = int(arrays["n_items"][0])
     return Validation(
-        Histories(arrays["starts"], arrays["items"], n_items, arrays["times"], arrays["weights"]), arrays["targets"]
+        Histories(arrays["starts"], arrays["items"], n_items, arrays["times"], arrays.get("weights")), arrays["targets"]
     )
 
 
