@@ -1,12 +1,9 @@
 """Ranks the catalogue for the users of an evaluation, on the executors, with the kernel that scores every night."""
 
-import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +15,7 @@ from flmrec.columns import C
 from flmrec.evaluation.aggregation import csr
 from flmrec.evaluation.metrics import EMPTY, Bools
 from flmrec.evaluation.truth import RANKED, SEEN
+from flmrec.scoring import shipping
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,14 @@ def ranked(truth: DataFrame, model: Factors, k: int, *, exclude_seen: bool) -> I
     """
     context = truth.sparkSession.sparkContext
     allow = context.broadcast(model.allow)
-    with tempfile.TemporaryDirectory(prefix="flmrec-evaluate-") as folder:
-        items = f"items-{uuid.uuid4().hex}.npy"
-        np.save(Path(folder) / items, model.items)
-        context.addFile(str(Path(folder) / items))
+    with shipping.items_prefix() as prefix:
+        file = prefix.with_suffix(".npy")
+        np.save(file, model.items)
+        context.addFile(str(file))
         users = truth.join(model.users, C.USER_IDX, "left").coalesce(context.defaultParallelism)  # prepared once a task
         fields = [f for f in users.schema.fields if f.name != C.VECTOR]
         schema = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in fields) + f", {RANKED} ARRAY<INT>"
-        work = partial(_rank_partition, items=items, allow=allow, k=k, exclude_seen=exclude_seen)
+        work = partial(_rank_partition, items=file.name, allow=allow, k=k, exclude_seen=exclude_seen)
         frame = users.mapInArrow(work, schema).persist()
         try:
             yield frame

@@ -1,9 +1,6 @@
 """The driver's side of scoring: the items become files that Spark ships, histories are joined on the executors."""
 
 import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +18,7 @@ from pyspark.sql import functions as F
 from flmrec import parquet
 from flmrec.columns import C
 from flmrec.errors import DataContractError
-from flmrec.scoring import ann, files, worker
+from flmrec.scoring import ann, files, shipping, worker
 from flmrec.scoring.files import open_factors, path_of
 from flmrec.scoring.items import Floats, prepare
 from flmrec.scoring.topk import has_fast_int8
@@ -53,17 +50,13 @@ class Catalogue:
 
 @contextmanager
 def catalogue(files: Sequence[str]) -> Iterator[Catalogue]:
-    """Writes the Parquet files of (id, vector, model_version) to a folder that lives as long as the context.
+    """Writes the Parquet files of (id, vector, model_version) to the driver's disk, for as long as the context lives.
 
     The driver reads them itself, a few Arrow batches at a time: through Spark the vectors would come as Python numbers.
     Raises DataContractError for no items, several model versions, ids that come twice, and vectors of unequal length.
     """
-    folder = Path(tempfile.mkdtemp(prefix="flmrec-score-"))
-    try:
-        prefix = folder / f"items-{uuid.uuid4().hex}"  # SparkContext.addFile refuses a name twice
+    with shipping.items_prefix() as prefix:
         yield _write(prefix, files)
-    finally:
-        shutil.rmtree(folder)
 
 
 def unit_length(items: Catalogue) -> None:
@@ -143,7 +136,7 @@ def _recommend_partition(batches: Iterator[pa.RecordBatch], shipped: str, job: J
 
 
 def _write(prefix: Path, files: Sequence[str]) -> Catalogue:
-    unsorted = prefix.with_name("unsorted")
+    unsorted = path_of(prefix, "unsorted")
     ids: list[pa.Array] = []
     versions: set[str] = set()
     dims: set[int] = set()

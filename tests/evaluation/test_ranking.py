@@ -32,3 +32,9 @@ def test_lists_are_best_first_without_seen_items_and_empty_without_a_vector(spar
 def test_lists_keep_to_the_allowed_items_and_may_offer_seen_ones(spark: SparkSession) -> None:
     found = lists(spark, [True, False, True, False], 3, exclude_seen=False)
     assert found == {7: [0, 2, -1], 9: [2, 0, -1], 4: [-1, -1, -1]}
+
+
+def test_lists_that_nobody_asked_for_leave_no_file_that_later_tasks_miss(spark: SparkSession) -> None:
+    with ranking.ranked(users(spark), model(spark, [True] * 4), 2, exclude_seen=True):
+        pass
+    assert spark.range(3).count() == 3
