@@ -198,9 +198,12 @@ def _reasons(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: 
 def _vectors(batch: pa.RecordBatch, job: Job) -> Floats:
     """(n, d) vectors of a batch, with the coordinate that meets the items' popularity where it is debiased."""
     vectors = batch.column(C.VECTOR).flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, job.dim)
-    refuse_bad(np.linalg.norm(vectors, axis=1), "user_factors", np.arange(len(vectors)), batch.column(C.USER))
-    if job.cosine:
+    norms = np.linalg.norm(vectors, axis=1)
+    if job.cosine:  # of items
+        refuse_bad(norms, "item_factors", np.arange(len(vectors)), batch.column(C.USER))
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+    refuse_bad(norms, "user_factors", None)
     return np.pad(vectors, ((0, 0), (0, 1)), constant_values=1.0) if job.debias else vectors
 
 
