@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flmrec.scoring.files import path_of
 from flmrec.scoring.items import Floats, Items
-from flmrec.scoring.topk import Exclude
+from flmrec.scoring.topk import PAIRS, Exclude
 
 NAME = "ann"
 _TRAINED_ON = 64  # items a cluster that k-means sees
@@ -41,34 +41,33 @@ def build(prefix: Path, items: Items, kind: str, seed: int) -> None:
     faiss.write_index(with_ids, str(path_of(prefix, NAME)))
 
 
-def search(
-    prefix: Path,
-    probes: int,
-    items: Items,
-    users: Floats,
-    k: int,
-    exclude: Exclude,
-    allowed: NDArray[np.int32] | None,
-) -> tuple[NDArray[np.int32], Floats]:
-    """As `topk.search`, but some items of the true list may be missing. probes: clusters, or places of the graph."""
+def search(prefix: Path, probes: int, users: Floats, k: int, exclude: Exclude) -> tuple[NDArray[np.int32], Floats]:
+    """As `topk.search`, but some items of the true list may be missing. probes: clusters, or places of the graph.
+
+    As many more items are looked for as the user has seen, rounded up to a power of two: few sizes, many users each.
+    """
     indptr, seen = exclude
-    longest = int(np.diff(indptr).max(initial=0))
-    wanted = min(k + longest if allowed is None else len(items), len(items))
-    index = _open(prefix)
-    if isinstance(faiss.downcast_index(index.index), faiss.IndexHNSWFlat):
-        settings: Any = faiss.SearchParametersHNSW(efSearch=max(probes, wanted))  # type: ignore[attr-defined]
-    else:
-        settings = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
-    scores, found = index.search(users, wanted, params=settings)
-    for row in range(len(users)):
-        hidden = np.isin(found[row], seen[indptr[row] : indptr[row + 1]])
-        if allowed is not None:
-            hidden |= ~np.isin(found[row], allowed)
-        found[row, hidden], scores[row, hidden] = -1, -np.inf
-        order = np.lexsort((found[row], -scores[row]))
-        found[row], scores[row] = found[row, order], scores[row, order]
-    scores[found < 0] = -np.inf
-    return found[:, :k].astype(np.int32), scores[:, :k]
+    row = np.repeat(np.arange(len(users)), np.diff(indptr))
+    n_seen = np.bincount(np.unique((row << 32) | seen) >> 32, minlength=len(users))
+    wanted = 2 ** np.ceil(np.log2(k + n_seen)).astype(np.int64)
+    best = np.empty((len(users), k), np.int32), np.empty((len(users), k), np.float32)
+    for size in np.unique(wanted):
+        rows = np.flatnonzero(wanted == size)
+        for first in range(0, len(rows), max(PAIRS // size, 1)):
+            some = rows[first : first + max(PAIRS // size, 1)]
+            scores, found = _open(prefix).search(users[some], int(size), params=_settings(prefix, probes, int(size)))
+            for place, user in enumerate(some):
+                hidden = np.isin(found[place], seen[indptr[user] : indptr[user + 1]]) | (found[place] < 0)
+                found[place, hidden], scores[place, hidden] = -1, -np.inf
+                order = np.lexsort((found[place], -scores[place]))[:k]
+                best[0][user], best[1][user] = found[place, order], scores[place, order]
+    return best
+
+
+def _settings(prefix: Path, probes: int, wanted: int) -> Any:
+    if isinstance(faiss.downcast_index(_open(prefix).index), faiss.IndexHNSWFlat):
+        return faiss.SearchParametersHNSW(efSearch=max(probes, wanted))  # type: ignore[attr-defined]
+    return faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
 
 
 @lru_cache(maxsize=1)

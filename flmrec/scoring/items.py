@@ -103,14 +103,18 @@ def prepare(
     return Items(factors, mean, order, position, coded, step, length * SAFE, error * SAFE + rounding, rounding, reach)
 
 
-def refuse_bad(norms: Floats, what: str, rows: NDArray[Any], names: Sequence[Any] | None = None) -> None:
-    """Raises DataContractError naming the first of the rows whose norm is NaN, infinite or too large."""
-    bad = rows[~(norms <= _LARGEST)]
+def refuse_bad(norms: Floats, what: str, rows: NDArray[Any] | None, names: Sequence[Any] | None = None) -> None:
+    """Raises DataContractError where a norm is NaN, infinite or too large.
+
+    It names the first of the rows, by `names` if there are any; where rows is None, none: users must not be in logs.
+    """
+    bad = np.flatnonzero(~(norms <= _LARGEST))
     if len(bad):
-        first = bad[0] if names is None else names[int(bad[0])]
+        first = None if rows is None else rows[bad[0]] if names is None else names[int(rows[bad[0]])]
         raise DataContractError(
-            f"{what}: {len(bad)} of {len(norms)} rows hold NaN, infinite or too large numbers (norm above 1e18), the "
-            f"first is {first}. Look at the model that wrote them; nothing was scored."
+            f"{what}: {len(bad)} of {len(norms)} rows hold NaN, infinite or too large numbers (norm above 1e18)"
+            f"{'' if rows is None else f', the first is {first}'}. "
+            "Look at the model that wrote them; nothing was scored."
         )
 
 

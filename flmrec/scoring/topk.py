@@ -32,6 +32,7 @@ from flmrec.scoring.items import SAFE, TINY, Floats, Items, in_threads, prepare,
 from flmrec.scoring.selection import GROUP, NEVER, collect, flatten, hide_excluded
 
 Exclude = tuple[NDArray[np.integer], NDArray[np.integer]]  # (indptr (n+1,), item indices), ragged rows of users
+PAIRS = 2**22  # places of users' lists to search for at a time; at about 100 bytes a place, 0.4 GB
 _BLOCK_ITEMS = 8192  # items multiplied at a time; with 256 users, 8 MiB of approximate scores
 _TILES = 4  # of users, that share one walk over the blocks
 _RESCORED = 2048  # pairs scored in float32 at a time, so that both sides stay in cache

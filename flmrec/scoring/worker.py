@@ -15,7 +15,7 @@ from flmrec.scoring import ann, exploration, reasons
 from flmrec.scoring.files import open_items
 from flmrec.scoring.items import Floats, Items, refuse_bad
 from flmrec.scoring.rules import Rules, choose
-from flmrec.scoring.topk import Exclude, search
+from flmrec.scoring.topk import PAIRS, Exclude, search
 
 MODEL, POPULAR, NEW = "model", "popular", "new"  # where a recommendation comes from
 _SOURCES = [MODEL, POPULAR, NEW]
@@ -94,23 +94,55 @@ def _search(
     job: Job,
     prefix: Path,
 ) -> list[_List]:
-    """Lists of users that have vectors. Longer pools are searched until the rules leave k items, or there are none."""
+    """Lists of users that have vectors. Longer pools are searched until the rules leave k items, or no more can come.
+
+    An index cannot tell how far to look for a segment's own items: they are always searched exactly.
+    """
+    rules = job.rules
     lists: list[_List] = [_List(np.zeros(0, np.int32), np.zeros(0, np.float32), MODEL)] * len(users)
-    rows, pool = np.arange(len(users)), min(job.rules.pool, len(items))
+    rows, pool = np.arange(len(users)), max(min(rules.pool, len(items)), 1)
     while len(rows):
-        if job.index == "exact":
-            best, scores = search(items, users[rows], max(pool, 1), exclude=rows_of(exclude, rows), allowed=allowed)
-        else:
-            best, scores = ann.search(prefix, job.probes, items, users[rows], pool, rows_of(exclude, rows), allowed)
         short = []
-        for row, found, values in zip(rows, best, scores, strict=True):
-            there = found >= 0
-            lists[row] = _chosen(found[there], values[there], items, about, job, MODEL)
-            worth_more = job.rules.min_score is None or not there.all() or values[-1] >= job.rules.min_score
-            if len(lists[row].items) < job.rules.k and there.all() and worth_more:
-                short.append(row)
-        rows, pool = np.array(short, dtype=np.int64), 4 * pool
+        for some in np.split(rows, range(max(PAIRS // pool, 1), len(rows), max(PAIRS // pool, 1))):
+            own = rows_of(exclude, some)
+            if job.index == "exact" or allowed is not None:
+                best, scores = search(items, users[some], pool, exclude=own, allowed=allowed)
+            else:
+                best, scores = ann.search(prefix, job.probes, users[some], pool, own)
+            for row, found, values in zip(some, best, scores, strict=True):
+                there = found >= 0
+                lists[row] = _chosen(found[there], values[there], items, about, job, MODEL)
+                worth_more = rules.min_score is None or not there.all() or values[-1] >= rules.min_score
+                if len(lists[row].items) < rules.k and there.all() and worth_more:
+                    short.append(row)
+        if pool >= len(items):
+            break
+        if short and rules.max_per_category and not rules.diversity:  # which chooses other items from a longer pool
+            room = _room(np.array(short), items, about["category"], exclude, allowed, rules.max_per_category)
+            short = [row for row, most in zip(short, room, strict=True) if len(lists[row].items) < most]
+        rows, pool = np.array(short, dtype=np.int64), min(4 * pool, len(items))
     return lists
+
+
+def _room(
+    rows: NDArray[np.integer],
+    items: Items,
+    category: NDArray[np.integer],
+    exclude: Exclude,
+    allowed: NDArray[np.int32] | None,
+    most: int,
+) -> list[int]:
+    """How many items the list of each of these users could have: of each category at most so many."""
+    may = items.position >= 0
+    if allowed is not None:
+        may &= np.bincount(allowed, minlength=len(may)) > 0
+    there = np.bincount(category[may] + 1, minlength=1)  # the first are the items without a category
+    room = []
+    for row in rows:
+        seen = np.unique(exclude[1][exclude[0][row] : exclude[0][row + 1]])
+        left = there - np.bincount(category[seen[may[seen]]] + 1, minlength=len(there))
+        room.append(int(left[0] + np.minimum(left[1:], most).sum()))
+    return room
 
 
 def _explored(
@@ -198,9 +230,11 @@ def _reasons(batch: pa.RecordBatch, lists: list[_List], ids: pa.Array, factors: 
 def _vectors(batch: pa.RecordBatch, job: Job) -> Floats:
     """(n, d) vectors of a batch, with the coordinate that meets the items' popularity where it is debiased."""
     vectors = batch.column(C.VECTOR).flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, job.dim)
-    refuse_bad(np.linalg.norm(vectors, axis=1), "user_factors", np.arange(len(vectors)), batch.column(C.USER))
-    if job.cosine:
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    norms = np.linalg.norm(vectors, axis=1)
+    if job.cosine:  # of items
+        refuse_bad(norms, "item_factors", np.arange(len(vectors)), batch.column(C.USER))
+        return vectors / np.maximum(norms[:, None], 1e-12)
+    refuse_bad(norms, "user_factors", None)
     return np.pad(vectors, ((0, 0), (0, 1)), constant_values=1.0) if job.debias else vectors
 
 

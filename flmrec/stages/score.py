@@ -222,7 +222,7 @@ def _measure_recall(spark: SparkSession, lake: Lake, cfg: Config, items: Catalog
     exclude = ragged(eligible.column(sample, SEEN))
     prepared = open_items(items.prefix)[0]
     exact, _ = search(prepared, vectors, job.rules.k, exclude=exclude)
-    found, _ = ann.search(items.prefix, job.probes, prepared, vectors, job.rules.k, exclude, None)
+    found, _ = ann.search(items.prefix, job.probes, vectors, job.rules.k, exclude)
     hits = sum(len(np.intersect1d(a[a >= 0], b[b >= 0])) for a, b in zip(exact, found, strict=True))
     recall = hits / max(int((exact >= 0).sum()), 1)
     console.print(f"score: the {job.index} index finds {recall:.1%} of the exact lists of {len(sample)} users")
