@@ -164,9 +164,8 @@ class Lake:
             writer = writer.option(f"delta.dataSkipping{setting[0]}", setting[1])
         if partition_by:
             writer = writer.partitionBy(*partition_by)
-        if (
-            replace_where
-        ):  # of a missing table too: a run that makes it meanwhile keeps its rows when this one tries again
+        if replace_where:
+            # of a missing table too: a run that makes it meanwhile keeps its rows when this one tries again
             writer = writer.option("replaceWhere", replace_where)
         elif mode == "overwrite":
             writer = writer.option("overwriteSchema", "true")

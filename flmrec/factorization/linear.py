@@ -124,9 +124,8 @@ def low_rank(
     Truncating the scores, not the weights, keeps what users with real histories see.
     """
     rank = min(rank, weights.shape[1] - 1)
-    basis = _score_basis(
-        weighted(histories.with_events(), half_lives), weights.numpy(), rank
-    )  # (n + 1, rank), orthonormal columns
+    rows = weighted(histories.with_events(), half_lives)
+    basis = _score_basis(rows, weights.numpy(), rank)  # (n + 1, rank), orthonormal columns
     inputs = weights @ torch.from_numpy(basis)
     return LinearFactors(inputs.numpy(), basis, half_lives)
 

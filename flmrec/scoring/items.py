@@ -110,11 +110,13 @@ def refuse_bad(norms: Floats, what: str, rows: NDArray[Any] | None, names: Seque
     """
     bad = np.flatnonzero(~(norms <= _LARGEST))
     if len(bad):
-        first = None if rows is None else rows[bad[0]] if names is None else names[int(rows[bad[0]])]
+        named = ""
+        if rows is not None:
+            first = rows[bad[0]]
+            named = f", the first is {first if names is None else names[int(first)]}"
         raise DataContractError(
             f"{what}: {len(bad)} of {len(norms)} rows hold NaN, infinite or too large numbers (norm above 1e18)"
-            f"{'' if rows is None else f', the first is {first}'}. "
-            "Look at the model that wrote them; nothing was scored."
+            f"{named}. Look at the model that wrote them; nothing was scored."
         )
 
 

@@ -229,8 +229,10 @@ def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
             raw = F.to_json(ROW, {"ignoreNullFields": "false"}).alias(C.RAW)
             bad = one.parsed.rows.where(F.col(C.REASON).isin(reasons))
             rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(cfg.run.id)))
-    sources = ", ".join(f"'{one.table}'" for one in judged)
-    mine = f"{C.RUN_ID} = '{cfg.run.id}' AND {C.SOURCE} IN ({sources})"
+    mine = f"{C.RUN_ID} = '{cfg.run.id}'"
+    if judged:
+        sources = ", ".join(f"'{one.table}'" for one in judged)
+        mine += f" AND {C.SOURCE} IN ({sources})"
     if judged and not found and store.exists(Tables.QUARANTINE):
         found = not store.handle(Tables.QUARANTINE).toDF().where(mine).isEmpty()
     if found or not store.exists(Tables.QUARANTINE):

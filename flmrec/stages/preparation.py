@@ -161,15 +161,16 @@ def _save_teacher(histories: Histories, settings: LinearRecipe, folder: Path, *,
     """The encoder's teacher: the long linear model. In the holdout fit it is made without the held-back items."""
     seen = histories.item_counts() > 0
     held = _held_back(histories.n_items, seed) & seen if hold_back else np.zeros_like(seen)
-    visible, chosen = histories.keep(~held), histories.keep(held)
-    judges = np.flatnonzero((visible.lengths > 0) & (chosen.lengths > 0))[:_JUDGES]
-    if not len(judges):  # nobody has events of both kinds: nothing is held back
-        held[:], visible = False, histories
+    of_held = np.bincount(histories.users()[held[histories.items]], minlength=histories.n_users)
+    judges = np.flatnonzero((of_held > 0) & (of_held < histories.lengths))[:_JUDGES]
+    if not len(judges):
+        held[:] = False  # nobody has events of both kinds, who could judge
+    visible = histories.keep(~held) if held.any() else histories
     teacher = _long_model(visible, settings)
     known = np.flatnonzero(seen & ~held)
     _save(folder / inputs.TEACHER, {"inputs": teacher.inputs, "outputs": teacher.outputs, "known": known})
-    if len(judges):
-        _save_cold_validation(teacher, visible, chosen, judges, np.flatnonzero(held), folder)
+    if held.any():
+        _save_cold_validation(teacher, visible, histories.keep(held), judges, np.flatnonzero(held), folder)
 
 
 def _save_cold_validation(

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from flmrec import columns, lake, maintenance, processed
-from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
+from flmrec.columns import FITS, FULL, HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.data import features, own_words, positives, sequences, split
 from flmrec.data.index import dense_index
@@ -120,11 +120,10 @@ def run(spark: SparkSession, cfg: Config) -> None:
 
 def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made | None]]]:
     """Tables that may be written at the same time; within a lane one after the other."""
-    fits = (FULL, HOLDOUT)
     return [
-        lambda: [_tokens(night, _ITEMS, FULL, tokenizer), *(_tokens(night, _USERS, fit, tokenizer) for fit in fits)],
-        lambda: [*_sequences(night), *(_examples(night, fit) for fit in fits)],
-        lambda: [_features(night, entity, fit) for fit in fits for entity in _ENTITIES],
+        lambda: [_tokens(night, _ITEMS, FULL, tokenizer), *(_tokens(night, _USERS, fit, tokenizer) for fit in FITS)],
+        lambda: [*_sequences(night), *(_examples(night, fit) for fit in FITS)],
+        lambda: [_features(night, entity, fit) for fit in FITS for entity in _ENTITIES],
     ]
 
 
@@ -230,7 +229,8 @@ def _texts(night: Night, entity: Entity, fit: str) -> DataFrame:
 def _sequences(night: Night) -> list[Made]:
     """Windows of both fits; after a night that only added events, those of users without new ones are taken over."""
     length, n_ranks = night.cfg.text.sequence_length, night.cfg.training.num_proc
-    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks) for fit in (FULL, HOLDOUT)}
+    fits = (FULL, HOLDOUT)  # the holdout fit's windows may be cut from those of the full one
+    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks) for fit in fits}
     due = {fit: entry for fit, entry in entries.items() if not night.is_done(entry)}
     with ExitStack() as cached:
         grown = _grown(night, due[FULL], cached) if FULL in due and _keeps_all(night.cfg) else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,15 @@ def test_a_run_that_is_tried_again_keeps_its_account(
     ingest.run(spark, second)
     assert not bad(second) and ledger(spark, second) == (1, 1, 0, 0, 0)
     assert len(bad(first)) == 2
+
+
+def test_a_quarantine_that_was_deleted_is_made_again(spark: SparkSession, tmp_path: Path) -> None:
+    day(tmp_path, "mon", ("u1", "i1", 10, 3.0), ("", "i2", 20, 4.0))
+    cfg = night(tmp_path, "first")
+    ingest.run(spark, cfg)
+    shutil.rmtree(Path(cfg.lake.root) / Tables.QUARANTINE)
+    ingest.run(spark, night(tmp_path, "second"))  # nothing is new
+    assert Lake(spark, cfg.lake).read(Tables.QUARANTINE).count() == 0
 
 
 def test_two_at_once_double_nothing(spark: SparkSession, tmp_path: Path) -> None:
