@@ -121,7 +121,7 @@ def write_items(folder: Path, changed: float = 0.0) -> None:
 
 
 def write_log(log: Log, new: bool = False) -> None:
-    """CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and 0.1 % without a user."""
+    """CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and 0.1 % without a user, one of each at least."""
     logs = log.path
     logs.mkdir(exist_ok=True)
     prefix = "new" if new else "part"
@@ -145,8 +145,9 @@ def write_log(log: Log, new: bool = False) -> None:
             rows.loc[::2, "user"] = 0
         rows["user"] = "user" + rows["user"].astype(str)
         rows["item"] = "item" + rows["item"].astype(str)
-        rows = pd.concat([rows.iloc[n // 2 : n // 2 + n // 200], rows.iloc[n // 200 :]], ignore_index=True)
-        rows.loc[rows.index[n // 3 : n // 3 + n // 1000], "user"] = ""
+        n_twice, n_bad = max(n // 200, 1), max(n // 1000, 1)
+        rows = pd.concat([rows.iloc[n // 2 : n // 2 + n_twice], rows.iloc[n_twice:]], ignore_index=True)
+        rows.loc[rows.index[n // 3 : n // 3 + n_bad], "user"] = ""
         rows.to_csv(logs / f"{prefix}{part:03d}.csv", index=False)
 
 
