@@ -5,8 +5,9 @@
 
 Synthetic logs of 200,000 users and 50,000 items whose popularity falls as 1 / rank; CSV files of about 40 MB, made by
 seed. Each size is ingested and tokenized into a lake of its own. `plain` reads the same files, drops duplicates and
-writes Delta. `night`, a run of its own, adds 1 % new events and changes 1 % of the items of a built lake; `small_night`
-is the same on a log of 10,000 events with as many items. `skewed` is a log of which half the events are one user's.
+writes Delta. `night`, a run of its own, adds 1 % new events and changes 1 % of the items of a built lake: the median of
+three such nights, one after the other; `small_night` is the same on a log of 10,000 events with as many items, after
+two nights that warm up. `skewed` is a log of which half the events are one user's.
 `texts` compares tokenize with `tokenizer(list_of_texts)` alone. `cpu` are CPU seconds of all processes, for machines
 that are not quiet. Results are printed and appended to <folder>/results.jsonl.
 """
@@ -56,6 +57,8 @@ WORDS = [
     "rose",
 ]
 NEW_SHARE = 0.01
+NEWEST, DAY = 1_700_000_000, 86_400  # epoch seconds of the log's last event; seconds
+NIGHTS, WARM_UP = 3, 2
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(machine.describe(), flush=True)
     spark = open_session(_config(Log(folder, 0), args.memory), "flmrec-benchmark")
-    fixed = [small_night(spark, folder, args.memory) for _ in range(2)][1]  # the first one warms up
+    fixed = small_night(spark, folder, args.memory)
     for millions in args.millions:
         log = Log(folder, millions)
         cfg, built = first_build(spark, log, args.memory)
@@ -111,33 +114,34 @@ def first_build(spark: SparkSession, log: Log, memory: str) -> tuple[Config, tup
     return cfg, (ingest_s + tokenize_s, ingest_cpu + tokenize_cpu)
 
 
-def write_items(folder: Path, changed: float = 0.0) -> None:
+def write_items(folder: Path, night: int = 0) -> None:
+    """The catalogue; each night has changed NEW_SHARE of the titles."""
     rng = np.random.default_rng(SEED)
     titles = [" ".join(rng.choice(WORDS, 6)) for _ in range(ITEMS)]
-    for i in range(int(changed * ITEMS)):
-        titles[i] += " new"
+    for i in range(int(NEW_SHARE * ITEMS)):
+        titles[i] += " new" * night
     items = pd.DataFrame({"item": [f"item{i}" for i in range(ITEMS)], "title": titles})
     items.to_json(folder / "items.json", orient="records", lines=True)
 
 
-def write_log(log: Log, new: bool = False) -> None:
-    """CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and 0.1 % without a user, one of each at least."""
+def write_log(log: Log, night: int = 0) -> None:
+    """The log (night 0) or a night's new events: CSV files of FILE_ROWS events, 0.5 % of them exact duplicates and
+    0.1 % without a user, one of each at least."""
     logs = log.path
     logs.mkdir(exist_ok=True)
-    prefix = "new" if new else "part"
-    if not new:
-        for old in logs.glob("new*"):
+    prefix = f"night{night}-" if night else "part"
+    if not night:
+        for old in logs.glob("night*"):
             old.unlink()
     if any(logs.glob(f"{prefix}*")):
         return
-    total = int(log.millions * 1e6 * (NEW_SHARE if new else 1))
+    total = int(log.millions * 1e6 * (NEW_SHARE if night else 1))
+    first, length = (NEWEST + night * DAY, DAY) if night else (NEWEST - 100_000_000, 100_000_000)
     popularity = 1 / np.arange(1, ITEMS + 1)
     for part, start in enumerate(range(0, total, FILE_ROWS)):
         n = min(FILE_ROWS, total - start)
-        rng = np.random.default_rng([SEED, part, new])
-        seconds = (
-            rng.integers(1_700_000_000, 1_700_086_400, n) if new else rng.integers(1_600_000_000, 1_700_000_000, n)
-        )
+        rng = np.random.default_rng([SEED, part, night])
+        seconds = rng.integers(first, first + length, n)
         items = rng.choice(ITEMS, n, p=popularity / popularity.sum())
         values = {"user": rng.integers(0, USERS, n), "item": items, "ts": seconds, "stars": rng.integers(1, 6, n)}
         rows = pd.DataFrame(values)
@@ -158,8 +162,8 @@ def plain(spark: SparkSession, log: Log) -> None:
 
 
 def night(spark: SparkSession, log: Log, cfg: Config, built: tuple[float, float], fixed: tuple[float, float]) -> None:
-    """1 % new events and 1 % changed items, and the same night again with nothing new."""
-    night_s, night_cpu = changed_night(spark, log, cfg)
+    """1 % new events and 1 % changed items, and the last such night again with nothing new."""
+    night_s, night_cpu = changed_nights(spark, log, cfg)
     idle_s, idle_cpu = timed(partial(build, spark, cfg))
     report(log.folder, what="night", millions=log.millions, build_s=built[0], night_s=night_s, small_night_s=fixed[0],
            nothing_new_s=idle_s, share=(night_s - idle_s) / built[0], size_share=(night_s - fixed[0]) / built[0],
@@ -167,11 +171,17 @@ def night(spark: SparkSession, log: Log, cfg: Config, built: tuple[float, float]
            share_cpu=(night_cpu - idle_cpu) / built[1], size_share_cpu=(night_cpu - fixed[1]) / built[1])  # fmt: skip
 
 
-def changed_night(spark: SparkSession, log: Log, cfg: Config) -> tuple[float, float]:
-    write_log(log, new=True)
-    write_items(log.folder, changed=NEW_SHARE)
-    run = replace(cfg.run, id=f"{cfg.run.id}-night")
-    return timed(partial(build, spark, replace(cfg, run=run)))
+def changed_nights(spark: SparkSession, log: Log, cfg: Config, warm_up: int = 0) -> tuple[float, float]:
+    """Medians of (seconds, CPU seconds) of NIGHTS nights after `warm_up` others."""
+    measured = []
+    for night in range(1, warm_up + NIGHTS + 1):
+        write_log(log, night)
+        write_items(log.folder, night)
+        run = replace(cfg.run, id=f"{cfg.run.id}-night{night}")
+        measured.append(timed(partial(build, spark, replace(cfg, run=run))))
+    print(f"  nights: {', '.join(f'{s:.1f} s ({cpu:.1f} CPU s)' for s, cpu in measured)}", flush=True)
+    seconds, cpu = np.median(measured[warm_up:], axis=0)
+    return float(seconds), float(cpu)
 
 
 def build(spark: SparkSession, cfg: Config) -> None:
@@ -215,7 +225,7 @@ def small_night(spark: SparkSession, folder: Path, memory: str) -> tuple[float, 
     cfg = _config(log, memory)
     plain(spark, log)
     build(spark, cfg)
-    return changed_night(spark, log, cfg)
+    return changed_nights(spark, log, cfg, WARM_UP)
 
 
 def report(folder: Path, **facts: Any) -> None:
