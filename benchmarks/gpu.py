@@ -64,7 +64,12 @@ def pack(conf: str, overrides: list[str], out: Path) -> None:
         (out / name).mkdir()
         for place, file in enumerate(getattr(job, name)):
             shutil.copy(file.path.removeprefix("file:"), out / name / f"{place:04d}.parquet")
-    kept = {"n_items": job.n_items, "seed": job.seed, "recipe": dataclasses.asdict(job.recipe)}
+    kept = {
+        "n_items": job.n_items,
+        "weighted": job.weighted,
+        "seed": job.seed,
+        "recipe": dataclasses.asdict(job.recipe),
+    }
     (out / preparation.LINEAR).unlink()  # of no use to the ranks, and large
     (out / JOB).write_text(json.dumps(kept, indent=1))
     spark.stop()
@@ -85,8 +90,9 @@ def run(folder: Path) -> None:
         options=TuningOptions(**made["options"]),
     )  # fmt: skip
     job = FitJob(
-        sequences=sequences, item_tokens=tokens, encoder=resolve_encoder(DEFAULT_ENCODER), folder=str(folder),
-        recipe=plan, n_items=kept["n_items"], reader="arrow", seed=kept["seed"], checkpoint_s=float("inf"),
+        sequences=sequences, weighted=kept["weighted"], item_tokens=tokens, encoder=resolve_encoder(DEFAULT_ENCODER),
+        folder=str(folder), recipe=plan, n_items=kept["n_items"], reader="arrow", seed=kept["seed"],
+        checkpoint_s=float("inf"),
     )  # fmt: skip
     seconds, found = timed(lambda: train(job, SingleCommunicator(), lambda line: print(line, flush=True)))
     epochs = " ".join(f"{row.seconds:.1f}" for row in found.rows)

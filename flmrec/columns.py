@@ -107,7 +107,8 @@ TOKENS = (
 )
 # One row a window of a user's history, oldest event first; all lists have text.sequence_length + 1 entries, padded
 # with 0 on the left. window 0 is the newest. The first entry is context only (0 where the history begins); each other
-# entry that is not 0 is a target, and each event is a target exactly once. event_ts: epoch seconds.
+# entry that is not 0 is a target, and each event is a target exactly once. event_ts: epoch seconds. No column weight
+# where every event counts alike.
 SEQUENCES = (
     f"{C.USER_IDX} INT, `{C.WINDOW}` INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>, {C.WEIGHT} ARRAY<FLOAT>"
 )

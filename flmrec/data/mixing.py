@@ -34,8 +34,7 @@ def histories(events: DataFrame, item_index: DataFrame, length: int) -> DataFram
     """(user_id, window, item_idx ARRAY<INT>): events of the items in item_index (item_id, item_idx), `length` a window,
     oldest first, zeros on the left; windows of a single event teach nothing and are left out."""
     users = events.select(C.USER).distinct().withColumn(C.USER_IDX, F.xxhash64(C.USER))
-    known = events.join(item_index, C.ITEM, "left_semi").withColumn(C.WEIGHT, F.lit(1.0))
-    rows = sequences.windows(known, users, item_index, length)
+    rows = sequences.windows(events.join(item_index, C.ITEM, "left_semi"), users, item_index, length)
     events_of = F.size(F.filter(C.ITEM_IDX, lambda item: item != 0))
     return rows.where(events_of > 1).select(C.USER_IDX, C.WINDOW, C.ITEM_IDX)
 
@@ -43,7 +42,7 @@ def histories(events: DataFrame, item_index: DataFrame, length: int) -> DataFram
 def bags(texts: DataFrame, length: int, seed: int) -> DataFrame:
     """As `histories`, of a source without events: each text (idx) once, by a hash."""
     bag = F.pmod(F.xxhash64(F.lit(seed), C.IDX), F.lit(-(-texts.count() // _BAG))).alias(C.USER_IDX)
-    entry = F.struct(F.col(C.IDX).alias(C.ITEM_IDX), F.lit(0).alias(C.EVENT_TS), F.lit(1.0).alias(C.WEIGHT))
+    entry = F.struct(F.col(C.IDX).alias(C.ITEM_IDX), F.lit(0).alias(C.EVENT_TS))
     grouped = texts.select(bag, entry.alias("entry")).groupBy(C.USER_IDX)
     rows = sequences.cut(grouped.agg(F.sort_array(F.collect_list("entry")).alias("entries")), length)
     return rows.select(C.USER_IDX, C.WINDOW, C.ITEM_IDX)

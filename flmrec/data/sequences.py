@@ -1,7 +1,7 @@
 """Histories of users, cut into windows of one length for the readers of the training.
 
 `windows` makes them from events, `cut` from histories, such as those that `extended` makes of the windows of the night
-before and the new events.
+before and the new events. Weights are there where the events have some: each list costs as much to write as the items.
 """
 
 from pyspark.sql import Column, DataFrame, Window
@@ -10,21 +10,23 @@ from pyspark.sql import functions as F
 from flmrec.columns import C
 from flmrec.data.split import event_order
 
-_COLUMNS = (C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)
+_TYPES = {C.ITEM_IDX: "int", C.EVENT_TS: "bigint", C.WEIGHT: "float"}  # of the lists' entries
 
 
 def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, length: int) -> DataFrame:
     """SEQUENCES: a user's events in windows of `length` targets, counted from the newest, and one entry of context.
 
-    events: user_id, item_id, event_ts, event_order, event, value, weight. A user with n events has ceil(n / length)
-    windows; the newest is full where n >= length. Positions are found by a window over the user, which spills to disk,
-    so a user with a million events costs one sorted partition and no huge row.
+    events: user_id, item_id, event_ts, event_order, event, value, maybe weight. A user with n events has
+    ceil(n / length) windows; the newest is full where n >= length. Positions are found by a window over the user, which
+    spills to disk, so a user with a million events costs one sorted partition and no huge row.
     """
     numbered = events.join(item_index, C.ITEM).join(user_index, C.USER)
     place = F.row_number().over(Window.partitionBy(C.USER).orderBy(*event_order(newest_first=True))) - 1
     placed = numbered.withColumn("place", place)
     window = F.explode(_windows_of(F.col("place"), length)).alias(C.WINDOW)
-    each = placed.select(C.USER, C.USER_IDX, window, F.struct((-F.col("place")).alias("age"), *_entry()).alias("entry"))
+    each = placed.select(
+        C.USER, C.USER_IDX, window, F.struct((-F.col("place")).alias("age"), *_entry(events)).alias("entry")
+    )
     of_window = each.groupBy(C.USER, C.USER_IDX, C.WINDOW)  # still where the window over the user has put them
     return _listed(of_window.agg(F.sort_array(F.collect_list("entry")).alias("entries")), length)
 
@@ -47,7 +49,7 @@ def extended(old: DataFrame, new: DataFrame) -> DataFrame:
 def new_entries(events: DataFrame, user_index: DataFrame, item_index: DataFrame) -> DataFrame:
     """(user_idx, entries): each user's events as entries of `extended`, oldest first."""
     key = F.struct(C.EVENT_TS, C.EVENT_ORDER, F.xxhash64(C.USER, C.ITEM), F.xxhash64(C.EVENT, C.VALUE))
-    keyed = F.struct(key.alias("key"), F.struct(*_entry()).alias("entry"))
+    keyed = F.struct(key.alias("key"), F.struct(*_entry(events)).alias("entry"))
     numbered = events.join(user_index, C.USER).join(item_index, C.ITEM)
     grouped = numbered.groupBy(C.USER_IDX).agg(F.sort_array(F.collect_list(keyed)).alias("keyed"))
     return grouped.select(C.USER_IDX, F.col("keyed.entry").alias("entries"))
@@ -61,7 +63,8 @@ def histories(rows: DataFrame) -> DataFrame:
 def _placed(rows: DataFrame) -> DataFrame:
     """(user_idx, place, entries): the targets of each window; the newest window has place 0, those before it less."""
     n_targets = F.size(F.array_remove(F.slice(C.ITEM_IDX, 2, F.size(C.ITEM_IDX) - 1), 0))
-    targets = F.arrays_zip(*[F.slice(name, -n_targets, n_targets).alias(name) for name in _COLUMNS])
+    lists = [name for name in _TYPES if name in rows.columns]
+    targets = F.arrays_zip(*[F.slice(name, -n_targets, n_targets).alias(name) for name in lists])
     return rows.select(C.USER_IDX, (-F.col(C.WINDOW)).alias("place"), targets.alias("entries"))
 
 
@@ -93,13 +96,8 @@ def cut(rows: DataFrame, length: int) -> DataFrame:
 
 
 def _listed(rows: DataFrame, length: int) -> DataFrame:
-    return rows.select(
-        C.USER_IDX,
-        C.WINDOW,
-        _padded(C.ITEM_IDX, length, "int"),
-        _padded(C.EVENT_TS, length, "bigint"),
-        _padded(C.WEIGHT, length, "float"),
-    )
+    named = rows.selectExpr("inline(entries)").columns
+    return rows.select(C.USER_IDX, C.WINDOW, *[_padded(name, length, _TYPES[name]) for name in _TYPES if name in named])
 
 
 def _windows_of(place: Column, length: int) -> Column:
@@ -109,8 +107,9 @@ def _windows_of(place: Column, length: int) -> Column:
     return F.when(is_context, F.array(own, own - 1)).otherwise(F.array(own))
 
 
-def _entry() -> list[Column]:
-    return [F.col(C.ITEM_IDX), F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), F.col(C.WEIGHT)]
+def _entry(events: DataFrame) -> list[Column]:
+    weight = [F.col(C.WEIGHT)] if C.WEIGHT in events.columns else []
+    return [F.col(C.ITEM_IDX), F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), *weight]
 
 
 def _padded(name: str, length: int, dtype: str) -> Column:

@@ -45,7 +45,8 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
     chosen = chosen or {}
     events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, cfg, events)
-    files = reader.scan(lake.live_files(table_of(Tables.SEQUENCES, fit)))
+    table = table_of(Tables.SEQUENCES, fit)
+    files = reader.scan(lake.live_files(table))
     size = DataSize(
         n_users=matrices.n_users(lake),
         n_items=histories.n_items,
@@ -71,6 +72,7 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, chosen: Mapping[str
         _save_validation(validation, folder)
     return FitJob(
         sequences=files,
+        weighted=C.WEIGHT in lake.read(table).columns,
         item_tokens=reader.scan(lake.live_files(Tables.ITEM_TOKENS)),
         encoder=resolve_encoder(cfg.model.encoder),
         folder=str(folder),

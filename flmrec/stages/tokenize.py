@@ -80,7 +80,13 @@ class Night:
         return self.store.read(Tables.USER_INDEX), self.store.read(Tables.ITEM_INDEX)
 
     def weigh(self, events: DataFrame) -> DataFrame:
-        return positives.weigh(events, self.cfg.source.interactions.events, self.cfg.positives)
+        """The positives, with their weights where these differ."""
+        weighed = positives.weigh(events, self.cfg.source.interactions.events, self.cfg.positives)
+        return weighed if self.is_weighted() else weighed.drop(C.WEIGHT)
+
+    def is_weighted(self) -> bool:
+        kinds = {weight for weight in (self.cfg.source.interactions.events or {}).values() if weight > 0}
+        return len(kinds) > 1 or self.cfg.positives.half_life_days is not None
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,7 @@ def _sequences(night: Night) -> list[Made]:
     """Windows of both fits; after a night that only added events, those of users without new ones are taken over."""
     length, n_ranks = night.cfg.text.sequence_length, night.cfg.training.num_proc
     fits = (FULL, HOLDOUT)  # the holdout fit's windows may be cut from those of the full one
-    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks) for fit in fits}
+    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks, night.is_weighted()) for fit in fits}
     due = {fit: entry for fit, entry in entries.items() if not night.is_done(entry)}
     with ExitStack() as cached:
         grown = _grown(night, due[FULL], cached) if FULL in due and _keeps_all(night.cfg) else None

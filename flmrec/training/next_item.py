@@ -72,13 +72,14 @@ class NextItem:
         whole = not self.recipe.negatives  # every step looks all of them up; of a sample a second copy would be a waste
         self.texts_of_steps = self.texts.bfloat16() if self.bf16 and whole else self.texts
 
-    def step(self, windows: Tensor, times: Tensor, weights: Tensor) -> float:
+    def step(self, windows: Tensor, times: Tensor, weights: Tensor | None = None) -> float:
         """One update from (B, W) windows, oldest item first, 0 = padding, the times of the events, epoch seconds, and
-        how much each event counts as something to come.
+        how much each event counts as something to come; None: all alike.
 
         Returns the loss of this rank, nats.
         """
         self.flm.train()
+        weights = torch.ones(windows.shape) if weights is None else weights
         cropped = crop(windows, times, weights, self.recipe.length, self.rng)
         lengths = (cropped[0] != 0).sum(1)
         order = lengths.argsort(stable=True)

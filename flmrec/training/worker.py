@@ -31,7 +31,6 @@ from flmrec.training.inputs import Texts
 from flmrec.training.next_item import NextItem
 from flmrec.training.reader import Block, DataFile, read_epoch, steps_per_epoch
 
-COLUMNS = [C.ITEM_IDX, C.EVENT_TS, C.WEIGHT]
 _STEPS_OF_A_MEAN = 20  # where residuals are sparse
 
 
@@ -40,6 +39,7 @@ class FitJob:
     """What the ranks of one training need; picklable. Paths have to be readable on every executor."""
 
     sequences: list[DataFile]
+    weighted: bool  # whether they say how much each event counts
     item_tokens: list[DataFile]
     encoder: str  # folder or hub name to start from
     folder: str  # of the model in the making: holds what stages/preparation.py wrote, gets encoder and flm.safetensors
@@ -191,7 +191,8 @@ class _Run:
         rows, losses = 0, []
         for block in self._batches(epoch):
             windows, times = (torch.from_numpy(block[name].astype(np.int64)) for name in (C.ITEM_IDX, C.EVENT_TS))
-            losses.append(self.trainer.step(windows, times, torch.from_numpy(block[C.WEIGHT].astype(np.float32))))
+            weights = torch.from_numpy(block[C.WEIGHT].astype(np.float32)) if self.job.weighted else None
+            losses.append(self.trainer.step(windows, times, weights))
             self.mean.update()
             if aligning:
                 self.aligner.step(windows)
@@ -251,8 +252,9 @@ class _Run:
 
     def _batches(self, epoch: int) -> Iterator[Block]:
         job, comm = self.job, self.comm
+        columns = [C.ITEM_IDX, C.EVENT_TS] + ([C.WEIGHT] if job.weighted else [])
         return read_epoch(
-            job.sequences, COLUMNS, self._batch_size(), rank=comm.rank, size=comm.size, seed=job.seed, epoch=epoch,
+            job.sequences, columns, self._batch_size(), rank=comm.rank, size=comm.size, seed=job.seed, epoch=epoch,
             reader=job.reader,
         )  # fmt: skip
 

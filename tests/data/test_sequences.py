@@ -32,6 +32,14 @@ def test_a_short_history_is_padded_on_the_left(spark: SparkSession) -> None:
     assert got == {(4, 0): ([0, 0, 9, 7], [0, 0, 10, 30], [0.0, 0.0, 0.5, 0.5])}
 
 
+def test_events_that_all_count_alike_have_no_weights(spark: SparkSession) -> None:
+    events, users, items = weighed(spark, [("u4", "7", 30, None), ("u4", "9", 10, None)])
+    alike = windows(events.drop("weight"), users, items, 3)
+    assert alike.columns == ["user_idx", "window", "item_idx", "event_ts"]
+    again = sequences.cut(sequences.histories(alike), 3)
+    assert again.collect() == alike.collect() == [(4, 0, [0, 0, 9, 7], [0, 0, 10, 30])]
+
+
 def test_a_long_history_is_cut_from_its_end_with_one_entry_of_context(spark: SparkSession) -> None:
     got = cut(spark, [("u1", str(n), 10 * n, None) for n in range(1, 8)], 3)
     assert {key: items for key, (items, _, _) in got.items()} == {

@@ -64,12 +64,12 @@ def night(spark: SparkSession, cfg) -> Lake:
 
 
 def windows(store: Lake, fit: str) -> set[tuple]:
-    """(user id, window, item ids, times) of the sequences of a fit."""
+    """(user id, window, item ids, times, maybe weights) of the sequences of a fit."""
     users = {r.user_idx: r.user_id for r in store.read(Tables.USER_INDEX).collect()}
     items = {0: None} | {r.item_idx: r.item_id for r in store.read(Tables.ITEM_INDEX).collect()}
     rows = store.read(table_of(Tables.SEQUENCES, fit)).collect()
     return {
-        (users[r.user_idx], r.window, tuple(items[i] for i in r.item_idx), tuple(r.event_ts), tuple(r.weight))
+        (users[r.user_idx], r.window, tuple(items[i] for i in r.item_idx), tuple(r.event_ts), *map(tuple, r[4:]))
         for r in rows
     }
 
@@ -102,7 +102,7 @@ def test_holdout_sequences_are_those_of_the_training_events(spark: SparkSession,
     cfg, store = first
     events = split.training_events(store.read(Tables.INTERACTIONS), cfg.evaluation, HOLDOUT)
     indices = store.read(Tables.USER_INDEX), store.read(Tables.ITEM_INDEX)
-    rows = sequences.windows(events.withColumn(C.WEIGHT, F.lit(1.0)), *indices, cfg.text.sequence_length)
+    rows = sequences.windows(events, *indices, cfg.text.sequence_length)
     assert sorted(map(str, rows.collect())) == sorted(
         map(str, store.read(table_of(Tables.SEQUENCES, HOLDOUT)).collect())
     )
@@ -206,7 +206,7 @@ def test_another_table_of_the_same_version_is_not_the_same_input(spark: SparkSes
     other = [(user, item, time + DAY) for user, item, time in LOG if user != "u0"]
     again = night(spark, shop(tmp_path, other))
     assert again.version(Tables.INTERACTIONS) == 0
-    assert {times[-1] for _, window, _, times, _ in windows(again, FULL) if not window} == {
+    assert {times[-1] for _, window, _, times in windows(again, FULL) if not window} == {
         max(time for user, _, time in other if user == own) for own, _, _ in other
     }
 

@@ -34,10 +34,6 @@ def windows(n: int, seed: int = 0) -> torch.Tensor:
     return starts[:, None] + torch.arange(9)
 
 
-def alike(walk: torch.Tensor) -> torch.Tensor:
-    return torch.ones(walk.shape)
-
-
 def test_a_stretch_of_a_window_keeps_each_event_with_its_time_and_its_successor():
     window = torch.tensor([[0, 0, 0, 0, 3, 4], [11, 12, 13, 14, 15, 16]])
     history, targets, times, weights = crop(window, window * 100, window / 8, 3, np.random.default_rng(0))
@@ -66,7 +62,7 @@ def test_a_batch_read_in_parts_gives_the_loss_and_gradients_of_the_whole(
     for parts in (1, 4):
         monkeypatch.setattr(next_item, "_LENGTH_GROUPS", parts)
         made = trainer(**settings)
-        losses.append(made.step(walk, times, alike(walk)))
+        losses.append(made.step(walk, times))
         slopes.append({name: p.grad for name, p in made.flm.named_parameters() if p.grad is not None})
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, slope in slopes[0].items():
@@ -78,7 +74,7 @@ def test_no_gradient_of_a_large_catalogue_is_as_long_as_the_catalogue(n_events: 
     """What travels between ranks is the rows of a step; of a step of users with one event each as well."""
     made = trainer(sparse=True, negatives=4)
     walk = windows(2) * (torch.arange(9) < n_events)
-    made.step(walk, walk, alike(walk))
+    made.step(walk, walk)
     of_items = [p for p in made.flm.parameters() if len(p) == N_ITEMS + 1]
     assert len(of_items) == 2 and all(p.grad is not None and p.grad.is_sparse for p in of_items)
 
@@ -115,7 +111,7 @@ def test_every_objective_learns_what_comes_next(settings: dict):
     assert hits(made) < 0.5
     for step in range(120):
         walk = windows(32, seed=10 + step)
-        made.step(walk, walk, alike(walk))
+        made.step(walk, walk)
     assert hits(made) > 0.9
 
 
@@ -142,7 +138,7 @@ def test_the_default_is_the_softmax_over_the_catalogue():
     factors = made.flm.item_factors(made.texts, made.attributes)
     states = made.flm.states(walk[:, :-1], factors[walk[:, :-1]], walk[:, :-1])
     expected = full_softmax_loss(states.flatten(0, 1), factors, made.flm.item_bias(), walk[:, 1:].flatten())
-    assert made.step(walk, walk, alike(walk)) == pytest.approx(
+    assert made.step(walk, walk) == pytest.approx(
         float(expected.detach()), rel=1e-4
     )  # softmax in bfloat16 on some machines
 
@@ -152,8 +148,8 @@ def test_penalties_are_those_of_the_residuals():
     weight = heavy.flm.residual.weight
     penalty = 0.5 * weight.abs().sum(1).mean() + 2.0 * weight.square().sum(1).mean()
     walk = windows(6)
-    expected = plain.step(walk, walk, alike(walk)) + float(penalty.detach())
-    assert heavy.step(walk, walk, alike(walk)) == pytest.approx(expected, rel=1e-5)
+    expected = plain.step(walk, walk) + float(penalty.detach())
+    assert heavy.step(walk, walk) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_item_of_the_own_stretch_is_a_negative():
@@ -162,5 +158,5 @@ def test_no_item_of_the_own_stretch_is_a_negative():
     made.recipe = TowerRecipe(**vars(made.recipe) | {"length": N_ITEMS})
     made.flm.tower = Flm(N_ITEMS, 4, 0, made.recipe).tower
     walk = torch.arange(0, N_ITEMS)[None, :]
-    made.step(walk, walk, alike(walk))
+    made.step(walk, walk)
     assert made.flm.bias.weight.grad[N_ITEMS] > 0 and (made.flm.bias.weight.grad[2:N_ITEMS] < 0).all()
