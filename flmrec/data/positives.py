@@ -37,6 +37,11 @@ def weigh(events: DataFrame, weights: dict[str, float] | None, cfg: PositivesCon
     return positives.withColumn(C.WEIGHT, weight.cast("float")).drop("newest")
 
 
+def differ(weights: dict[str, float] | None, cfg: PositivesConfig) -> bool:
+    """Whether `weigh` may give two events different weights; kinds that are not named count 1."""
+    return cfg.half_life_days is not None or any(weight not in (0, 1) for weight in (weights or {}).values())
+
+
 def examples(events: DataFrame, cfg: PositivesConfig, popularity: np.ndarray, seed: int) -> DataFrame:
     """EXAMPLES: for the click and rating objectives, the events with their labels and sampled negatives.
 

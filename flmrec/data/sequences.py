@@ -34,9 +34,9 @@ def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, len
 def extended(old: DataFrame, new: DataFrame) -> DataFrame:
     """(user_idx, entries, late): whole histories of users from their windows in `old` and their events in `new`.
 
-    old: SEQUENCES of no other users than those of `new`; new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts,
-    weight>>, oldest first. late: the first of them is not later than the user's last one in `old`, so that the entries
-    may be out of order. Only arrays are moved: no event is sorted again.
+    old: SEQUENCES of no other users than those of `new`; new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts, and
+    weight where `old` has it>>, oldest first. late: the first of them is not later than the user's last one in `old`,
+    so that the entries may be out of order. Only arrays are moved: no event is sorted again.
     """
     parts = _collected(_placed(old).unionByName(new.select(C.USER_IDX, F.lit(1).alias("place"), F.col("entries"))))
     before = F.try_element_at(F.try_element_at("parts", F.lit(-2))["entries"], F.lit(-1))[C.EVENT_TS]

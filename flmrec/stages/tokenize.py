@@ -82,11 +82,10 @@ class Night:
     def weigh(self, events: DataFrame) -> DataFrame:
         """The positives, with their weights where these differ."""
         weighed = positives.weigh(events, self.cfg.source.interactions.events, self.cfg.positives)
-        return weighed if self.is_weighted() else weighed.drop(C.WEIGHT)
+        return weighed if self.weights_differ() else weighed.drop(C.WEIGHT)
 
-    def is_weighted(self) -> bool:
-        kinds = {weight for weight in (self.cfg.source.interactions.events or {}).values() if weight > 0}
-        return len(kinds) > 1 or self.cfg.positives.half_life_days is not None
+    def weights_differ(self) -> bool:
+        return positives.differ(self.cfg.source.interactions.events, self.cfg.positives)
 
 
 @dataclass(frozen=True)
@@ -236,7 +235,7 @@ def _sequences(night: Night) -> list[Made]:
     """Windows of both fits; after a night that only added events, those of users without new ones are taken over."""
     length, n_ranks = night.cfg.text.sequence_length, night.cfg.training.num_proc
     fits = (FULL, HOLDOUT)  # the holdout fit's windows may be cut from those of the full one
-    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks, night.is_weighted()) for fit in fits}
+    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks, night.weights_differ()) for fit in fits}
     due = {fit: entry for fit, entry in entries.items() if not night.is_done(entry)}
     with ExitStack() as cached:
         grown = _grown(night, due[FULL], cached) if FULL in due and _keeps_all(night.cfg) else None

@@ -26,6 +26,12 @@ def test_weights(spark: SparkSession) -> None:
     assert [r.weight for r in plain.collect()] == [1.0] * 4 and "newest" not in plain.columns
 
 
+def test_weights_differ_from_that_of_kinds_that_are_not_named() -> None:
+    plain, fading = PositivesConfig(), PositivesConfig(half_life_days=1.0)
+    assert [positives.differ(weights, plain) for weights in (None, {"view": 1.0, "skip": 0.0})] == [False, False]
+    assert positives.differ({"buy": 5.0}, plain) and positives.differ(None, fading)
+
+
 def numbered(spark: SparkSession):
     rows = [(u, i, 100 * u + i, float(i % 5), 1.0) for u in range(30) for i in range(1, 4 + u % 7)]
     return spark.createDataFrame(rows, "user_idx int, item_idx int, event_ts bigint, value double, weight float")

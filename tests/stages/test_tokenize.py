@@ -198,6 +198,14 @@ def test_two_runs_that_number_at_once_give_every_id_one_number(spark: SparkSessi
     assert sorted(number for _, number in numbers) == list(range(len(numbers))) and len(dict(numbers)) == len(numbers)
 
 
+def test_weights_are_kept_where_they_differ(spark: SparkSession, tmp_path: Path) -> None:
+    store = night(spark, shop(tmp_path, LOG, positives={"half_life_days": 1}))
+    for fit in (FULL, HOLDOUT):
+        newest = {user: row for user, window, *row in windows(store, fit) if not window}
+        _, times, weights = newest["u5"]
+        assert all(weights[-i] > 1.9 * weights[-i - 1] for i in (1, 2)) and len(times) == len(weights) == 4
+
+
 def test_another_table_of_the_same_version_is_not_the_same_input(spark: SparkSession, tmp_path: Path) -> None:
     cfg = shop(tmp_path, LOG)
     assert night(spark, cfg).version(Tables.INTERACTIONS) == 0
