@@ -40,14 +40,16 @@ def main() -> None:
     epoch = statistics.median(seconds)
     batch = max(1, artifact.load_flm(folder).recipe.batch_size // size)
     spark = open_session(cfg, "flmrec-benchmark")
-    files = scan(Lake(spark, cfg.lake).live_files(table_of(Tables.SEQUENCES, HOLDOUT)))
+    lake, table = Lake(spark, cfg.lake), table_of(Tables.SEQUENCES, HOLDOUT)
+    files = scan(lake.live_files(table))
+    columns = [C.ITEM_IDX, C.EVENT_TS] + ([C.WEIGHT] if C.WEIGHT in lake.read(table).columns else [])
     spark.stop()
     n_rows = sum(file.rows for file in files)
     steps = steps_per_epoch(n_rows, batch, size)
     print(machine.describe(), flush=True)
     print(f"{n_rows} windows, {size} ranks, {steps} steps of {batch}: an epoch of the tower takes {epoch:.2f} s")
     for reader in ("petastorm", "arrow"):
-        found = read(files, reader, batch, size, args.turns)
+        found = read(files, columns, reader, batch, size, args.turns)
         print(
             f"{reader}: {found[0]:.3f} s the first time, {statistics.median(found):.3f} in the median, "
             f"{100 * statistics.median(found) / epoch:.1f} % of the epoch",
@@ -55,14 +57,12 @@ def main() -> None:
         )
 
 
-def read(files: list[DataFile], reader: str, batch: int, size: int, turns: int) -> list[float]:
+def read(files: list[DataFile], columns: list[str], reader: str, batch: int, size: int, turns: int) -> list[float]:
     """Seconds of each epoch of rank 0."""
     found = []
     for epoch in range(turns):
         started = time.perf_counter()
-        batches = read_epoch(
-            files, [C.ITEM_IDX, C.EVENT_TS], batch, rank=0, size=size, seed=0, epoch=epoch, reader=reader
-        )
+        batches = read_epoch(files, columns, batch, rank=0, size=size, seed=0, epoch=epoch, reader=reader)
         for _ in batches:
             pass
         found.append(time.perf_counter() - started)

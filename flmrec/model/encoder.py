@@ -191,4 +191,4 @@ def _cast_once(encoder: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}  # the fastest of several, on an AMD EPYC (Zen 4) and on an H200
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}  # measured on 2 cores of a Zen 5 and on an H200: benchmarks/RESULTS.md
