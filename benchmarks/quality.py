@@ -40,6 +40,7 @@ MODELS = {"leave_one_out": [*WARM, OURS], "item_cold": [*COLD, OURS]}
 WITHOUT = {  # ours with one part switched off or changed: overrides of the configuration
     f"{OURS}, no text": ["source.items.text=[]"],
     f"{OURS}, no attributes": ["source.items.categorical=[]"],
+    f"{OURS}, no residuals": ["model.residual_dropout=1"],
     f"{OURS}, no tower": ["factorization.parts=[sequential, long]"],
     f"{OURS}, tower alone": ["factorization.parts=[tower]"],
     f"{OURS}, no recency in the linear parts": ["factorization.parts=[tower, long]"],

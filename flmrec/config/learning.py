@@ -51,6 +51,7 @@ class ModelConfig:
     heads: int | None = None  # of its attention; they divide dim
     history_length: int | None = None  # newest events that the tower reads, at most text.sequence_length
     dropout: float | None = None  # in the tower, 0..1
+    residual_dropout: float = 0.1  # share of items that do without their residual in a step; 1: no residuals at all
     version: str | None = None  # model to encode and score with; None: the newest
     int8: bool = False  # encode with int8 weights, on CPUs
     onnx: bool = False  # jobs/finetune.py and jobs/pretrain.py write the encoder as model.onnx too
@@ -97,6 +98,8 @@ def model_faults(model: ModelConfig) -> list[str]:
         faults.append(f"model.dim must be a multiple of model.heads ({model.heads or 2}), got {model.dim}")
     if model.dropout is not None and not 0 <= model.dropout < 1:
         faults.append(f"model.dropout must be at least 0 and below 1, got {model.dropout}")
+    if not 0 <= model.residual_dropout <= 1:
+        faults.append(f"model.residual_dropout must be from 0 to 1, got {model.residual_dropout}")
     return faults
 
 

@@ -53,9 +53,11 @@ class Flm(nn.Module):
     def item_factors(self, texts: Tensor, attributes: Tensor, items: Tensor | None = None) -> Tensor:
         """(n, D). texts: (n, H) centred; attributes: (n, A); items: (n,) their numbers, None: all, 0 included."""
         residual = self.residual.weight if items is None else self.residual(items)
-        if self.training and self.recipe.residual_dropout:
-            keep = torch.rand(len(residual), 1, device=residual.device) >= self.recipe.residual_dropout
-            residual = residual * keep
+        dropped = self.recipe.residual_dropout
+        if dropped == 1:
+            return residual * 0 + self.content_factors(texts, attributes)
+        if self.training and dropped:
+            residual = residual * (torch.rand(len(residual), 1, device=residual.device) >= dropped)
         return residual + self.content_factors(texts, attributes)
 
     def item_bias(self, items: Tensor | None = None) -> Tensor:

@@ -33,7 +33,7 @@ class TowerRecipe:
     widening: int = 1  # of the feed-forward layers, in factors
     length: int = 200  # newest events that the tower reads
     dropout: float = 0.4
-    residual_dropout: float = 0.1  # share of items whose residual is dropped in a step
+    residual_dropout: float = 0.1  # share of items whose residual is dropped in a step; 1: there are no residuals
     sparse: bool = False  # residuals get sparse gradients: only the rows of a batch travel between ranks
     negatives: int = 0  # sampled negatives a step; 0: softmax over the whole catalogue
     learning_rate: float = 3e-3  # peak, of Adam
@@ -109,6 +109,7 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         heads=model.heads,
         length=model.history_length,
         dropout=model.dropout,
+        residual_dropout=model.residual_dropout,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         max_epochs=training.epochs,

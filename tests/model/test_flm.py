@@ -69,6 +69,16 @@ def test_a_cold_item_has_what_text_and_attributes_say():
     torch.testing.assert_close(some, flm.item_factors(texts, attributes)[chosen])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_without_residuals_an_item_is_what_text_and_attributes_say(training):
+    flm = make(residual_dropout=1.0).train(training)
+    texts, attributes = torch.randn(7, 5), torch.randn(7, 2)
+    factors = flm.item_factors(texts, attributes)
+    torch.testing.assert_close(factors, flm.content_factors(texts, attributes))
+    factors.sum().backward()
+    assert not flm.residual.weight.grad.any()
+
+
 def test_residuals_are_dropped_in_training_and_scaled_texts_are_set_once():
     flm = make(residual_dropout=0.5).train()
     texts, attributes = torch.zeros(7, 5), torch.zeros(7, 2)
