@@ -1,5 +1,6 @@
 """What of a source has to be read tonight: everything, the new files, the change feed, or nothing."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -60,8 +61,19 @@ def plan(spark: SparkSession, cfg: Config, name: str, needed: Sequence[str], kno
     return replace(intake, files=new) if new else None
 
 
-def worked_off(intake: Intake, contents: dict[str, tuple[int, str]], types: str) -> list[Entry]:
-    """The entries that stand for this source from now on. contents: batch: (rows, hash) of what was read."""
+def account(intake: Intake, run_id: str) -> str:
+    """Under which run_id ledger and quarantine account for this reading: the run's or, where an attempt of the same run
+    has worked off other input, whose account stands, the run's with #2, #3, ..."""
+    if not intake.is_update:
+        return run_id
+    mine = [e.run_id.removeprefix(run_id) for e in intake.known if e.run_id.startswith(run_id)]
+    attempts = [int(rest[1:] or 1) for rest in mine if re.fullmatch(r"(#\d+)?", rest)]
+    return f"{run_id}#{max(attempts) + 1}" if attempts else run_id
+
+
+def worked_off(intake: Intake, contents: dict[str, tuple[int, str]], types: str, run_id: str) -> list[Entry]:
+    """The entries that stand for this source from now on. contents: batch: (rows, hash) of what was read; run_id: whose
+    account these are in."""
     read = intake.files or intake.stamps
     entries = []
     for batch in read:
@@ -76,6 +88,7 @@ def worked_off(intake: Intake, contents: dict[str, tuple[int, str]], types: str)
                 rows=rows,
                 settings=intake.settings,
                 types=types,
+                run_id=run_id,
             )
         )
     kept = [e for e in intake.known if intake.files and e.batch not in read]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyspark.sql import functions as F
@@ -24,6 +24,7 @@ class Entry:
     rows: int = 0
     settings: str = ""  # hash of the configuration that the table depends on
     types: str = ""  # the source's columns and their types, as JSON
+    run_id: str = field(default="", compare=False)  # whose account it is in; "": of the run that writes it down
 
 
 def settings_hash(*parts: Any) -> str:
@@ -45,7 +46,7 @@ def entries(store: Lake, stage: str) -> dict[str, list[Entry]]:
 def replace(store: Lake, run_id: str, stage: str, new: Mapping[str, Sequence[Entry]]) -> None:
     """From now on exactly these entries are worked off for the tables that `new` names; one commit."""
     data = [
-        (stage, e.source, e.batch, e.stamp, e.content, e.rows, e.settings, e.types, run_id)
+        (stage, e.source, e.batch, e.stamp, e.content, e.rows, e.settings, e.types, e.run_id or run_id)
         for some in new.values()
         for e in some
     ]

@@ -86,7 +86,9 @@ def _run_id(lake: Lake, cfg: Config, model_version: str) -> str:
 
 
 def _of_run(lake: Lake, table: str, run_id: str) -> pd.DataFrame:
-    rows: pd.DataFrame = lake.read(table).where(F.col(C.RUN_ID) == run_id).toPandas()
+    """Rows of the run, of further attempts at it too (run_id with #2, #3, ...)."""
+    mine = (F.col(C.RUN_ID) == run_id) | F.col(C.RUN_ID).startswith(f"{run_id}#")
+    rows: pd.DataFrame = lake.read(table).where(mine).toPandas()
     return rows
 
 

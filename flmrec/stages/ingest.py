@@ -47,6 +47,7 @@ class Judged:
     """A source whose rows have been judged and counted."""
 
     intake: Intake
+    account: str  # run_id of its rows in ledger and quarantine
     opened: Opened
     parsed: Parsed
     bad: Counter[str]  # reason: rows
@@ -85,14 +86,17 @@ def run(spark: SparkSession, cfg: Config) -> None:
     for one in judged.values():
         one.parsed.rows.unpersist()
     _check_closed(store, ledger, earlier)
-    for row in ledger:
+    accounts: dict[str, list[LedgerRow]] = {}
+    for one, row in zip(changed, ledger, strict=True):
         _report(row)
+        accounts.setdefault(one.account, []).append(row)
     for name in unchanged:
         console.print(f"  {name}: nothing new")
         if name not in recorded.result():
-            ledger.append(LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name)))
-    if ledger:
-        lake.record(store, cfg.run.id, STAGE, ledger, time.monotonic() - started)
+            row = LedgerRow(table=name, rows_in=0, rows_out=0, delta_version=store.version(name))
+            accounts.setdefault(cfg.run.id, []).append(row)
+    for run_id, rows in accounts.items():
+        lake.record(store, run_id, STAGE, rows, time.monotonic() - started)
     if judged:
         processed.replace(store, cfg.run.id, STAGE, {name: one.entries for name, one in judged.items()})
     maintenance.keep(store, [one.table for one in changed])
@@ -160,8 +164,9 @@ def _judge(
     except (PySparkException, Py4JJavaError) as error:
         raise explain(error, plan.name, opened.where) from None
     contract.check(plan, opened, parsed, rows, cfg.quality)
-    entries = intake.worked_off(plan, contract.contents(rows), json.dumps(opened.types))
-    return Judged(plan, opened, parsed, contract.bad(rows), entries, sum(r.rows for r in rows), removed)
+    account = intake.account(plan, cfg.run.id)
+    entries = intake.worked_off(plan, contract.contents(rows), json.dumps(opened.types), account)
+    return Judged(plan, account, opened, parsed, contract.bad(rows), entries, sum(r.rows for r in rows), removed)
 
 
 def _parse(cfg: Config, plan: Intake, raw: DataFrame) -> Parsed:
@@ -218,7 +223,7 @@ def _reasons(one: Judged, cfg: Config, action: str) -> list[str]:
 
 
 def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
-    """Bad rows of these sources in one commit, in place of those that an earlier attempt of this run wrote of them; the
+    """Bad rows of these sources in one commit, in place of those that an earlier attempt wrote to the same account; the
     table is made even if there are none."""
     rows = store.spark.createDataFrame([], columns.QUARANTINE)
     found = False
@@ -228,11 +233,9 @@ def _quarantine(store: Lake, cfg: Config, judged: Sequence[Judged]) -> None:
             found = True
             raw = F.to_json(ROW, {"ignoreNullFields": "false"}).alias(C.RAW)
             bad = one.parsed.rows.where(F.col(C.REASON).isin(reasons))
-            rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(cfg.run.id)))
-    mine = f"{C.RUN_ID} = '{cfg.run.id}'"
-    if judged:
-        sources = ", ".join(f"'{one.table}'" for one in judged)
-        mine += f" AND {C.SOURCE} IN ({sources})"
+            rows = rows.union(bad.select(F.lit(one.table), C.REASON, raw, F.lit(one.account)))
+    mine = " OR ".join(f"({C.RUN_ID} = '{one.account}' AND {C.SOURCE} = '{one.table}')" for one in judged)
+    mine = mine or f"{C.RUN_ID} = '{cfg.run.id}'"
     if judged and not found and store.exists(Tables.QUARANTINE):
         found = not store.handle(Tables.QUARANTINE).toDF().where(mine).isEmpty()
     if found or not store.exists(Tables.QUARANTINE):

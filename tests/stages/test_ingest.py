@@ -39,9 +39,11 @@ def events(spark: SparkSession, cfg) -> list[tuple]:
     return sorted((r.user_id, r.item_id, int(r.event_ts.timestamp()), r.value) for r in rows)
 
 
-def ledger(spark: SparkSession, cfg, table: str = Tables.INTERACTIONS) -> tuple[int, ...]:
+def ledger(spark: SparkSession, cfg, table: str = Tables.INTERACTIONS, run: str = "") -> tuple[int, ...]:
     (row,) = (
-        r for r in Lake(spark, cfg.lake).read(Tables.LEDGER).collect() if r.run_id == cfg.run.id and r["table"] == table
+        r
+        for r in Lake(spark, cfg.lake).read(Tables.LEDGER).collect()
+        if r.run_id == (run or cfg.run.id) and r["table"] == table
     )
     return row.rows_in, row.rows_out, row.rows_quarantined, row.rows_duplicate, row.rows_dropped
 
@@ -247,8 +249,8 @@ def test_a_row_that_changed_more_than_once_between_two_nights(spark: SparkSessio
 def test_a_run_that_is_tried_again_keeps_its_account(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bad(cfg) -> list[tuple[str, str]]:
-        rows = Lake(spark, cfg.lake).read(Tables.QUARANTINE).where(f"run_id = '{cfg.run.id}'").collect()
+    def bad(cfg, attempt: str = "") -> list[tuple[str, str]]:
+        rows = Lake(spark, cfg.lake).read(Tables.QUARANTINE).where(f"run_id = '{cfg.run.id}{attempt}'").collect()
         return sorted((r.source, json.loads(r.raw)["item"]) for r in rows)
 
     def fail(*_: Any) -> None:
@@ -260,10 +262,16 @@ def test_a_run_that_is_tried_again_keeps_its_account(
     for _ in range(2):  # a later stage failed
         ingest.run(spark, first)
         assert ledger(spark, first) == (2, 1, 1, 0, 0) and ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
-    day(tmp_path, "tue", ("", "i1", 30, 3.0))
-    ingest.run(spark, first)
-    assert bad(first) == [("interactions", "i1"), ("items", " ")]
-    assert ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
+    for attempt, name in (("#2", "tue"), ("#3", "wednesday")):  # a file that came meanwhile
+        day(tmp_path, name, ("", "i1", 30, 3.0))
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(processed, "replace", fail)
+            ingest.run(spark, first)
+        ingest.run(spark, first)
+        assert bad(first, attempt) == [("interactions", "i1")]
+        assert ledger(spark, first, run=f"first{attempt}") == (1, 0, 1, 0, 0)
+    assert bad(first) == [("interactions", "i2"), ("items", " ")]
+    assert ledger(spark, first) == (2, 1, 1, 0, 0) and ledger(spark, first, Tables.ITEMS) == (3, 2, 1, 0, 0)
 
     day(tmp_path, "wed", ("", "i1", 40, 3.0))
     second = night(tmp_path, "second")
