@@ -62,7 +62,7 @@ def render(facts: Facts) -> str:
         epochs=facts.training.to_dict("records"),
         stage_seconds=facts.stage_seconds,
         stage_figure=Markup(figures.stage_bars(facts.stage_seconds)),
-        ledger=facts.ledger.sort_values([C.STAGE, C.TABLE]).to_dict("records"),
+        ledger=facts.ledger.sort_values([C.STAGE, C.TABLE, C.RUN_ID]).to_dict("records"),
         samples=facts.samples,
     )
 

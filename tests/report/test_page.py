@@ -28,7 +28,7 @@ def ledger() -> pd.DataFrame:
         {C.STAGE: "score", C.TABLE: "recommendations", C.SECONDS: 5.0, C.ROWS_IN: 9430, C.ROWS_OUT: 9430},
         {C.STAGE: "ingest", C.TABLE: "interactions", C.SECONDS: 61.0, C.ROWS_IN: 100_007, C.ROWS_OUT: 100_000},
     ]
-    others = {C.ROWS_QUARANTINED: 3, C.ROWS_DUPLICATE: 4, C.ROWS_DROPPED: 0, C.DELTA_VERSION: 7}
+    others = {C.RUN_ID: "r1", C.ROWS_QUARANTINED: 3, C.ROWS_DUPLICATE: 4, C.ROWS_DROPPED: 0, C.DELTA_VERSION: 7}
     return pd.DataFrame([row | others for row in rows])
 
 
