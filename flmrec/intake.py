@@ -11,6 +11,7 @@ from flmrec import processed
 from flmrec.config import Config
 from flmrec.data.rules import ROW, given
 from flmrec.errors import DataContractError
+from flmrec.lake import attempts_at
 from flmrec.processed import Entry
 from flmrec.sources import BATCH, Opened, Source, batches, open_source, place
 
@@ -66,9 +67,9 @@ def account(intake: Intake, run_id: str) -> str:
     has worked off other input, whose account stands, the run's with #2, #3, ..."""
     if not intake.is_update:
         return run_id
-    mine = [e.run_id.removeprefix(run_id) for e in intake.known if e.run_id.startswith(run_id)]
-    attempts = [int(rest[1:] or 1) for rest in mine if re.fullmatch(r"(#\d+)?", rest)]
-    return f"{run_id}#{max(attempts) + 1}" if attempts else run_id
+    matches = [re.fullmatch(attempts_at(run_id), e.run_id) for e in intake.known]
+    done = [int(match[1] or 1) for match in matches if match]
+    return f"{run_id}#{max(done) + 1}" if done else run_id
 
 
 def worked_off(intake: Intake, contents: dict[str, tuple[int, str]], types: str, run_id: str) -> list[Entry]:

@@ -234,6 +234,11 @@ class LedgerRow:
             )
 
 
+def attempts_at(run_id: str) -> str:
+    """Regular expression of the run_ids under which the attempts at a run account: its own and that with #2, #3, ..."""
+    return rf"{re.escape(run_id)}(?:#(\d+))?"
+
+
 def record(lake: Lake, run_id: str, stage: str, rows: Sequence[LedgerRow], seconds: float) -> None:
     """Writes the ledger rows of a stage (its seconds on each row); the same run and stage again replaces them."""
     data = [

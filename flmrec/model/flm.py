@@ -55,8 +55,8 @@ class Flm(nn.Module):
         residual = self.residual.weight if items is None else self.residual(items)
         dropped = self.recipe.residual_dropout
         if dropped == 1:
-            return residual * 0 + self.content_factors(texts, attributes)
-        if self.training and dropped:
+            residual = residual * 0
+        elif self.training and dropped:
             residual = residual * (torch.rand(len(residual), 1, device=residual.device) >= dropped)
         return residual + self.content_factors(texts, attributes)
 

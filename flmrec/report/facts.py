@@ -13,7 +13,7 @@ from flmrec.columns import FULL, HOLDOUT, C, Tables
 from flmrec.config import Config
 from flmrec.errors import UsageError
 from flmrec.evaluation.truth import ALL
-from flmrec.lake import Lake
+from flmrec.lake import Lake, attempts_at
 
 HEADLINE_K = 10
 # The stages in the order of the nightly chain; what is not among them comes last
@@ -86,9 +86,8 @@ def _run_id(lake: Lake, cfg: Config, model_version: str) -> str:
 
 
 def _of_run(lake: Lake, table: str, run_id: str) -> pd.DataFrame:
-    """Rows of the run, of further attempts at it too (run_id with #2, #3, ...)."""
-    mine = (F.col(C.RUN_ID) == run_id) | F.col(C.RUN_ID).startswith(f"{run_id}#")
-    rows: pd.DataFrame = lake.read(table).where(mine).toPandas()
+    """Rows of the run, of all attempts at it."""
+    rows: pd.DataFrame = lake.read(table).where(F.col(C.RUN_ID).rlike(f"^{attempts_at(run_id)}$")).toPandas()
     return rows
 
 

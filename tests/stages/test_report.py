@@ -34,6 +34,9 @@ def write_night(lake: Lake, run_id: str) -> None:
     metrics = [(run_id, "flm", "leave_one_out", "all", m, 10, 0.25, 1) for m in ("ndcg", "ndcg_low", "ndcg_high")]
     lake.write(Tables.METRICS, make(metrics, columns.METRICS))
     record(lake, run_id, "score", [LedgerRow(table="recommendations", rows_in=2, rows_out=2, delta_version=0)], 1.5)
+    for attempt, n_rows in (("#2", 4_321), ("#x", 8_765)):  # a further attempt, and another run
+        row = LedgerRow(table="interactions", rows_in=n_rows, rows_out=n_rows, delta_version=1)
+        record(lake, f"{run_id}{attempt}", "ingest", [row], 2.5)
 
 
 def config_of(lake: Lake, run_id: str, **run: object) -> Config:
@@ -48,6 +51,7 @@ def test_the_page_is_written_into_the_lake_and_written_over(spark: SparkSession,
     assert "Alien &amp; Aliens" in html and "&lt;b&gt;Heat&lt;/b&gt;" in html and "item i3" in html
     assert "电影" not in html  # what follows the title
     assert "NDCG@10 is 0.2500" in html
+    assert "4,321" in html and "8,765" not in html
     assert '<td class="number">1.7500</td>' in html  # (10 * 1 + 30 * 2) / 40: the loss over the rows of both ranks
     assert report.run(spark, config_of(lake, "tonight")) == path
     assert [p.name for p in path.parent.iterdir()] == ["2024-05-01.html"]
