@@ -49,6 +49,7 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     env.filters |= {"count": lambda n: f"{n:,.0f}", "seconds": _duration}
+    by_slice = _slice_values(facts)
     return env.get_template("page.html.j2").render(
         facts=facts,
         k=HEADLINE_K,
@@ -57,7 +58,7 @@ def render(facts: Facts) -> str:
         metric_rows=_metric_rows(facts),
         slice_models=[NAMES.get(model, model) for model in _models(facts)],
         slice_rows=_slice_rows(facts),
-        slice_figure=Markup(figures.bars_by_slice(_slice_values(facts), f"NDCG@{HEADLINE_K}")),
+        slice_figure=Markup(figures.bars_by_slice(by_slice, f"NDCG@{HEADLINE_K}")) if by_slice else None,
         loss_figure=Markup(figures.loss_curve(_losses(facts.training))) if len(facts.training) else None,
         epochs=facts.training.to_dict("records"),
         stage_seconds=facts.stage_seconds,

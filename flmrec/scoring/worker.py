@@ -117,7 +117,7 @@ def _search(
                     short.append(row)
         if pool >= len(items):
             break
-        if short and rules.max_per_category and not rules.diversity:  # which chooses other items from a longer pool
+        if short and rules.max_per_category:
             room = _room(np.array(short), items, about["category"], exclude, allowed, rules.max_per_category)
             short = [row for row, most in zip(short, room, strict=True) if len(lists[row].items) < most]
         rows, pool = np.array(short, dtype=np.int64), min(4 * pool, len(items))

@@ -73,6 +73,7 @@ def test_the_headline_compares_with_the_best_baseline(facts: Facts) -> None:
 def test_a_run_without_metrics_or_training_still_has_a_page(facts: Facts) -> None:
     html = page.render(replace(facts, metrics=facts.metrics.iloc[:0], training=facts.training.iloc[:0]))
     assert "This run was not measured" in html and "No training of this model is recorded" in html
+    assert html.count("<figure") == 1  # the seconds of the stages
 
 
 def test_stages_come_in_the_order_of_the_chain_and_the_ledger_is_whole(facts: Facts) -> None:

@@ -88,6 +88,14 @@ def test_lists_that_cannot_be_full_are_not_searched_to_the_end(tmp_path: Path, s
     assert {len(own) for own in found} == {8} and max(k for _, k in searched) < M / 4
 
 
+def test_varied_lists_that_cannot_be_full_are_not_searched_to_the_end(
+    tmp_path: Path, searched: list[tuple[int, int]]
+) -> None:
+    found = lists(ship(tmp_path, KINDS), batch(), rules=Rules(k=10, max_per_category=2, diversity=0.5))
+    assert {tuple(np.bincount(KINDS[own])) for own in found} == {(2, 2, 2, 2)}
+    assert max(k for _, k in searched) < M / 4
+
+
 def test_rare_kinds_are_searched_for_a_few_users_at_a_time(
     tmp_path: Path, searched: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
