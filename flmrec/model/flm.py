@@ -13,6 +13,10 @@ from flmrec.model.pooling import PoolingTower
 from flmrec.model.recipe import TowerRecipe
 from flmrec.model.tower import HistoryTower
 
+# Adam moves each weight of W by about the learning rate, and so a factor by the learning rate times the sum of |f(x)|:
+# of longer texts it would outrun the residuals by far
+_TEXT_LENGTH = 2.0
+
 
 class Flm(nn.Module):
     """n_items items numbered from 1 (0 is padding); text vectors of `text_width`, attributes of `attribute_width`."""
@@ -38,7 +42,7 @@ class Flm(nn.Module):
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
 
     def scaled_texts(self, vectors: Tensor) -> Tensor:
-        """(n, H) raw text vectors to unit length, centred, mean square 1; zero rows (no text) stay zero.
+        """(n, H) raw text vectors to unit length, centred, of mean square length 4; zero rows (no text) stay zero.
 
         The first vectors that are given, those of all items, set centre and scale for good.
         """
@@ -46,8 +50,8 @@ class Flm(nn.Module):
         unit = nn.functional.normalize(vectors, dim=1)
         if not self.text_scale and has_text.any():
             self.text_mean.copy_(unit[has_text[:, 0]].mean(0))
-            spread = (unit[has_text[:, 0]] - self.text_mean).pow(2).mean().sqrt()
-            self.text_scale.copy_(1 / spread.clamp(min=1e-6))
+            length = (unit[has_text[:, 0]] - self.text_mean).pow(2).sum(1).mean().sqrt()
+            self.text_scale.copy_(_TEXT_LENGTH / length.clamp(min=1e-6))
         return (unit - self.text_mean) * self.text_scale * has_text
 
     def item_factors(self, texts: Tensor, attributes: Tensor, items: Tensor | None = None) -> Tensor:

@@ -160,7 +160,7 @@ def _tower(size: DataSize) -> TowerRecipe:
     if size.n_events > 500_000:
         return TowerRecipe(batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2, widening=4)
     if size.n_windows > 5_000:
-        return TowerRecipe(length=50, batch_size=128, max_epochs=32, evaluate_every=4)
+        return TowerRecipe(length=50, batch_size=128, max_epochs=16, evaluate_every=2)
     return TowerRecipe()
 
 

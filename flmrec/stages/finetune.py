@@ -3,7 +3,8 @@
     (holdout_)sequences, item_tokens, ...  ->  <models>/<version>/, training, model_versions
 
 A version's name says what it was made of: the same configuration, seed and input tables on the same date give the same
-name, and a version that is there is not made again. The holdout fit chooses the epochs, the full fit takes them over.
+name, and a version that is there is not made again. The holdout fit chooses the epochs; the full fit goes on from its
+weights for a quarter of them.
 """
 
 import dataclasses
@@ -25,12 +26,12 @@ from flmrec.errors import DataContractError, TrainingError, UsageError
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact, onnx
 from flmrec.stages import preparation
+from flmrec.stages.preparation import SUMMARY
 from flmrec.training import checkpoint
 from flmrec.training.driver import check_slots, launch
 from flmrec.training.worker import EpochRow, FitResult, train
 
 STAGE = "finetune"
-_SUMMARY = "training.json"  # in the model folder: the FitResult, with the rows of all ranks
 _INPUTS = [
     Tables.SEQUENCES, table_of(Tables.SEQUENCES, HOLDOUT), Tables.ITEM_TOKENS, Tables.USER_TOKENS,
     table_of(Tables.USER_TOKENS, HOLDOUT), Tables.ITEM_INDEX, Tables.USER_INDEX, Tables.ITEMS, Tables.INTERACTIONS,
@@ -49,7 +50,7 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     lake = Lake(spark, cfg.lake)
     version = version_name(lake, cfg, fit)
     final = lake.models_folder() / version
-    if not (final / _SUMMARY).exists():
+    if not (final / SUMMARY).exists():
         _train(spark, cfg, fit, lake, version)
     elif _is_recorded(lake, version):
         progress.console.print(f"  model {version} is there already")
@@ -82,13 +83,13 @@ def _train(spark: SparkSession, cfg: Config, fit: str, lake: Lake, version: str)
     models = lake.models_folder()
     working = checkpoint.working_folder(models, version)
     make_folder(working)
-    job = preparation.prepare(lake, cfg, fit, working, _chosen(lake, cfg, fit))
+    job = preparation.prepare(lake, cfg, fit, working, _holdout(lake, cfg) if fit == FULL else None)
     results: list[FitResult] = launch(spark, cfg.training, train, job)
     rows = [row for result in results for row in result.rows]
     check_rows(rows, n_rows, lake.name(table))
     (working / artifact.CONFIG).write_text(config.dump(cfg), encoding="utf-8")
     summary = dataclasses.asdict(results[0]) | {"rows": [dataclasses.asdict(row) for row in rows]}
-    (working / _SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (working / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     if cfg.model.onnx and fit == FULL:
         onnx.export(working, cfg.model.pooling)
     checkpoint.publish(working, models / version)
@@ -104,18 +105,15 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def _chosen(lake: Lake, cfg: Config, fit: str) -> dict[str, Any] | None:
-    """The holdout fit's FitResult, whose choices on validation the full fit takes over; None for the holdout fit."""
-    if fit == HOLDOUT:
-        return None
-    path = lake.models_folder() / version_name(lake, cfg, HOLDOUT) / _SUMMARY
-    if not path.exists():
+def _holdout(lake: Lake, cfg: Config) -> Path:
+    """The folder of the holdout fit's model, which the full fit goes on from."""
+    folder = lake.models_folder() / version_name(lake, cfg, HOLDOUT)
+    if not (folder / SUMMARY).exists():
         raise UsageError(
-            f"The full fit takes its epochs from the holdout fit {path.parent.name}, which is not in "
-            f"{lake.models_folder()}: run jobs/finetune.py, which makes both."
+            f"The full fit goes on from the holdout fit {folder.name}, which is not in {lake.models_folder()}: run "
+            "jobs/finetune.py, which makes both."
         )
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return folder
 
 
 def check_rows(rows: list[EpochRow], n_rows: int, table: str) -> None:
@@ -140,7 +138,7 @@ def _is_recorded(lake: Lake, version: str) -> bool:
 def _record(lake: Lake, cfg: Config, fit: str, folder: Path, started: float) -> None:
     """The rows of `training`, `model_versions` and `ledger`, from the folder's summary."""
     version = folder.name
-    summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     ledger = record_epochs(lake, cfg.run.id, version, summary["rows"])
     of_version = f"{C.MODEL_VERSION} = '{version}'"
     model = (fit, version, cfg.run.id, str(folder), summary["epochs"], dt.datetime.now(dt.UTC))
