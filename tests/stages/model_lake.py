@@ -83,10 +83,10 @@ def _write_model(lake: Lake, cfg: Config, fit: str, n_items: int, width: int) ->
     version = "model" if fit != HOLDOUT else f"model-{HOLDOUT}"
     folder = lake.models_folder() / version
     folder.mkdir(parents=True)
-    chosen = {
-        "linear": {"rank": 4, "sequential_rank": 4, "half_lives": [4.0], "sequential_ridge": 1.0, "ease_ridge": 1.0}
-    }
-    preparation.prepare(lake, cfg, fit, folder, chosen if fit != HOLDOUT else None)
+    linear = {"rank": 4, "sequential_rank": 4, "half_lives": [4.0], "sequential_ridge": 1.0, "ease_ridge": 1.0}
+    summary = {"linear": linear, "epochs": 1, "aligned_epochs": 0}
+    (folder / preparation.SUMMARY).write_text(json.dumps(summary))
+    preparation.prepare(lake, cfg, fit, folder, lake.models_folder() / f"model-{HOLDOUT}" if fit != HOLDOUT else None)
     torch.manual_seed(0)
     n_attributes = preparation.load_file(folder / "attributes.safetensors")["attributes"].shape[1]
     flm = Flm(n_items, width, n_attributes, TowerRecipe(dim=4, length=3))
