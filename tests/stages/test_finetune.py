@@ -18,8 +18,9 @@ from flmrec.config import Config
 from flmrec.errors import TrainingError, UsageError
 from flmrec.lake import Lake
 from flmrec.model.encoder import DEFAULT_ENCODER, resolve_encoder
-from flmrec.stages import finetune, ingest, tokenize, tune
+from flmrec.stages import finetune, ingest, preparation, tokenize, tune
 from flmrec.training import worker
+from flmrec.training.comm import SingleCommunicator
 from flmrec.training.worker import EpochRow
 from tests.small import write_conf, write_shop
 
@@ -61,11 +62,15 @@ def test_every_epoch_read_every_row(lake: Lake, cfg: Config, fit: str) -> None:
     assert (rows.steps >= 1).all() and (rows.seconds > 0).all() and set(rows.run_id) == {"first"}
 
 
-def test_the_full_fit_goes_on_where_the_holdout_fit_ended(lake: Lake, cfg: Config) -> None:
-    rows = training_rows(lake).set_index(C.MODEL_VERSION).loss
-    before, after = rows[finetune.version_name(lake, cfg, HOLDOUT)], rows[[finetune.version_name(lake, cfg, FULL)]]
-    assert before.iloc[1] < before.iloc[0]
-    assert after.iloc[0] < before.iloc[0]
+def test_the_full_fit_goes_on_from_the_holdout_fits_weights(lake: Lake, cfg: Config, tmp_path: Path) -> None:
+    holdout = folder_of(lake, cfg, HOLDOUT)
+    job = preparation.prepare(lake, cfg, FULL, tmp_path, holdout)
+    assert job.epochs == 1
+    run = worker._Run(job, SingleCommunicator())
+    weights = load_file(holdout / "flm.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in run.trainer.flm.state_dict().items())
+    before = AutoModel.from_pretrained(holdout).get_input_embeddings().weight
+    assert torch.equal(run.aligner.encoder.model.get_input_embeddings().weight, before)
 
 
 def test_the_encoder_and_the_head_are_published(lake: Lake, cfg: Config) -> None:
@@ -152,6 +157,7 @@ def test_a_folder_that_cannot_be_made_is_refused(spark: SparkSession, cfg: Confi
 def test_the_summary_in_the_folder_holds_the_losses(lake: Lake, cfg: Config) -> None:
     summary = json.loads((folder_of(lake, cfg, HOLDOUT) / "training.json").read_text())
     assert [row["epoch"] for row in summary["rows"]] == [1, 2]
+    assert summary["rows"][1]["loss"] < summary["rows"][0]["loss"]
     assert 1 <= summary["epochs"] <= 2
 
 
