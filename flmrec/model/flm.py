@@ -14,7 +14,7 @@ from flmrec.model.recipe import TowerRecipe
 from flmrec.model.tower import HistoryTower
 
 # Adam moves each weight of W by about the learning rate, and so a factor by the learning rate times the sum of |f(x)|:
-# of longer texts it would outrun the residuals by far
+# with texts ten times as long, towers learn more slowly and rank worse (docs/model.md)
 _TEXT_LENGTH = 2.0
 
 
@@ -42,7 +42,7 @@ class Flm(nn.Module):
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
 
     def scaled_texts(self, vectors: Tensor) -> Tensor:
-        """(n, H) raw text vectors to unit length, centred, of mean square length 4; zero rows (no text) stay zero.
+        """(n, H) raw text vectors centred and scaled to a root mean square length of 2; zero rows (no text) stay zero.
 
         The first vectors that are given, those of all items, set centre and scale for good.
         """

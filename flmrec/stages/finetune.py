@@ -3,8 +3,8 @@
     (holdout_)sequences, item_tokens, ...  ->  <models>/<version>/, training, model_versions
 
 A version's name says what it was made of: the same configuration, seed and input tables on the same date give the same
-name, and a version that is there is not made again. The holdout fit chooses the epochs; the full fit goes on from its
-weights for a quarter of them.
+name, and a version that is there is not made again. The holdout fit chooses the epochs; the full fit, of all
+events, goes on from its weights or starts anew (preparation.prepare).
 """
 
 import dataclasses
@@ -106,11 +106,11 @@ def make_folder(folder: Path) -> None:
 
 
 def _holdout(lake: Lake, cfg: Config) -> Path:
-    """The folder of the holdout fit's model, which the full fit goes on from."""
+    """The folder of the holdout fit's model, whose choices the full fit takes over."""
     folder = lake.models_folder() / version_name(lake, cfg, HOLDOUT)
     if not (folder / SUMMARY).exists():
         raise UsageError(
-            f"The full fit goes on from the holdout fit {folder.name}, which is not in {lake.models_folder()}: run "
+            f"The full fit needs the holdout fit {folder.name}, which is not in {lake.models_folder()}: run "
             "jobs/finetune.py, which makes both."
         )
     return folder

@@ -36,7 +36,7 @@ from flmrec.training.worker import FitJob
 
 ATTRIBUTES_JSON, LINEAR = "attributes.json", "linear.safetensors"
 SUMMARY = "training.json"  # in the model folder: the FitResult, with the rows of all ranks
-_MORE = 0.25  # of the holdout fit's epochs: what the full fit takes to learn the events that are new to it
+_MORE = 0.25  # of the holdout fit's epochs, that the full fit goes on for
 _TUNED_UP_TO = 4_000  # items; linear models of larger catalogues take the recipe's settings
 _GAIN = 0.001  # of NDCG@100, by which a setting has to be better than those before it: near the recipe's is safer
 _JUDGES = 5_000  # users that judge a setting, at most
@@ -44,9 +44,16 @@ _COLD_SHARE, _MOST_COLD = 0.1, 5_000  # of the items, held back from the teacher
 
 
 def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | None) -> FitJob:
-    """Fills `folder` and returns the job of the ranks. holdout: folder of the holdout fit's model, for the full fit,
-    which takes its choices over and goes on from its weights."""
+    """Fills `folder` and returns the job of the ranks.
+
+    holdout: folder of the holdout fit's model, for the full fit, which takes its choices over. Where that fit lacks
+    each user's last events alone, the full one goes on from its weights; where it lacks whole items, users or times, or
+    most labels, the full one starts anew.
+    """
     chosen: dict[str, Any] = json.loads((holdout / SUMMARY).read_text(encoding="utf-8")) if holdout else {}
+    little_is_new = cfg.evaluation.protocol == "leave_one_out" and cfg.evaluation.few_shot is None
+    begun = holdout if little_is_new else None
+    share = _MORE if begun else 1.0
     events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, cfg, events)
     table = table_of(Tables.SEQUENCES, fit)
@@ -78,22 +85,17 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | Non
         sequences=files,
         weighted=C.WEIGHT in lake.read(table).columns,
         item_tokens=reader.scan(lake.live_files(Tables.ITEM_TOKENS)),
-        encoder=resolve_encoder(cfg.model.encoder),
-        start=str(holdout) if holdout else None,
+        encoder=str(begun) if begun else resolve_encoder(cfg.model.encoder),
+        head=str(begun) if begun else None,
         folder=str(folder),
         recipe=replace(plan, linear=settings),
         n_items=histories.n_items,
         reader=cfg.training.reader,
         seed=cfg.run.seed,
-        epochs=_more_of(chosen["epochs"]) if chosen else cfg.training.epochs,
-        aligned_epochs=_more_of(chosen["aligned_epochs"]) if chosen else None,
+        epochs=math.ceil(share * chosen["epochs"]) if chosen else cfg.training.epochs,
+        aligned_epochs=math.ceil(share * chosen["aligned_epochs"]) if chosen else None,
         checkpoint_s=cfg.training.checkpoint_s,
     )
-
-
-def _more_of(epochs: int) -> int:
-    """Epochs of the full fit, after so many of the holdout fit."""
-    return math.ceil(epochs * _MORE)
 
 
 def load_linear(folder: Path) -> dict[str, LinearFactors]:

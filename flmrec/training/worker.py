@@ -42,7 +42,7 @@ class FitJob:
     weighted: bool  # whether they say how much each event counts
     item_tokens: list[DataFile]
     encoder: str  # folder or hub name to start from
-    start: str | None = None  # folder of a finished model, whose encoder and FLM head are gone on from instead
+    head: str | None = None  # folder of a finished model whose FLM head is gone on from; None: a new one
     folder: str  # of the model in the making: holds what stages/preparation.py wrote, gets encoder and flm.safetensors
     recipe: Recipe
     n_items: int
@@ -126,16 +126,17 @@ class _Run:
 
     def __init__(self, job: FitJob, comm: Communicator) -> None:
         torch.manual_seed(job.seed)  # the same start on every rank
+        begun = None if job.head is None else artifact.load_flm(Path(job.head))
+        if begun is not None:
+            job = replace(job, recipe=replace(job.recipe, tower=begun.recipe))
         self.job, self.comm, self.folder = job, comm, Path(job.folder)
-        begun = None if job.start is None else artifact.load_flm(Path(job.start))
-        recipe = job.recipe if begun is None else replace(job.recipe, tower=begun.recipe)
-        self.origin, self.recipe = job.start or job.encoder, recipe
+        recipe = job.recipe
         texts, attributes = Texts.read(job.item_tokens, job.n_items), inputs.attributes(self.folder)
         teacher = inputs.teacher(self.folder)
         self.n_aligned = recipe.alignment.max_epochs if job.aligned_epochs is None else job.aligned_epochs
         self.n_epochs = max(recipe.tower.max_epochs if job.epochs is None else job.epochs, self.n_aligned)
         self.aligner = Aligner(
-            self.origin, recipe, texts, attributes, teacher, comm, n_epochs=self.n_aligned, seed=job.seed
+            job.encoder, recipe, texts, attributes, teacher, comm, n_epochs=self.n_aligned, seed=job.seed
         )
         flm = begun or Flm(job.n_items, self.aligner.encoder.width, attributes.shape[1], recipe.tower)
         flm = flm.to(comm.device)
@@ -210,7 +211,7 @@ class _Run:
 
     def is_over(self, epoch: int) -> bool:
         """Whether validation has not gained for as long as the recipe waits; the same on every rank."""
-        best, recipe = self.best_warm.epoch, self.recipe.tower
+        best, recipe = self.best_warm.epoch, self.job.recipe.tower
         return best is not None and epoch - best >= recipe.patience * recipe.evaluate_every
 
     def finish(self) -> FitResult:
@@ -221,7 +222,7 @@ class _Run:
         self.result.epochs = self.n_epochs if self.best_warm.epoch is None else self.best_warm.epoch
         self.result.aligned_epochs = self.n_aligned if self.best_cold.epoch is None else self.best_cold.epoch
         if self.comm.rank == 0:
-            artifact.save_parts(self.folder, self.aligner.encoder, self.origin, self.trainer.flm)
+            artifact.save_parts(self.folder, self.aligner.encoder, self.job.encoder, self.trainer.flm)
         self.comm.barrier()
         return self.result
 
@@ -245,7 +246,7 @@ class _Run:
         return f", cold NDCG@10 {ndcg:.4f}"
 
     def _judge(self, epoch: int) -> str:
-        due = epoch % self.recipe.tower.evaluate_every == 0 or epoch == self.n_epochs
+        due = epoch % self.job.recipe.tower.evaluate_every == 0 or epoch == self.n_epochs
         if self.warm is None or not due or epoch < self.n_aligned:
             return ""
         with self.mean.applied():
@@ -269,4 +270,4 @@ class _Run:
 
     def _batch_size(self) -> int:
         """Windows a step and rank."""
-        return max(1, self.recipe.tower.batch_size // self.comm.size)
+        return max(1, self.job.recipe.tower.batch_size // self.comm.size)

@@ -70,6 +70,7 @@ def test_the_headline_compares_with_the_best_baseline(facts: Facts) -> None:
     assert "lead +0.0500" in html and "+0.0300 to +0.0700" in html
 
 
+@pytest.mark.filterwarnings("error:No artists")  # of a chart that is drawn and not shown
 def test_a_run_without_metrics_or_training_still_has_a_page(facts: Facts) -> None:
     html = page.render(replace(facts, metrics=facts.metrics.iloc[:0], training=facts.training.iloc[:0]))
     assert "This run was not measured" in html and "No training of this model is recorded" in html

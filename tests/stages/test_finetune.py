@@ -73,6 +73,17 @@ def test_the_full_fit_goes_on_from_the_holdout_fits_weights(lake: Lake, cfg: Con
     assert torch.equal(run.aligner.encoder.model.get_input_embeddings().weight, before)
 
 
+@pytest.mark.parametrize("evaluation", [{"protocol": "item_cold"}, {"few_shot": 3}])
+def test_the_full_fit_starts_anew_where_the_holdout_fit_lacks_much(
+    lake: Lake, cfg: Config, tmp_path: Path, evaluation: dict[str, object]
+) -> None:
+    holdout = folder_of(lake, cfg, HOLDOUT)
+    other = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, **evaluation))  # type: ignore[arg-type]
+    job = preparation.prepare(lake, other, FULL, tmp_path, holdout)
+    assert (job.head, job.encoder) == (None, resolve_encoder(DEFAULT_ENCODER))
+    assert job.epochs == json.loads((holdout / "training.json").read_text())["epochs"]
+
+
 def test_the_encoder_and_the_head_are_published(lake: Lake, cfg: Config) -> None:
     folder = folder_of(lake, cfg, FULL)
     before = AutoModel.from_pretrained(resolve_encoder(DEFAULT_ENCODER)).state_dict()
@@ -133,7 +144,7 @@ def test_what_changes_the_model_changes_its_name(lake: Lake, cfg: Config) -> Non
 def test_the_full_fit_needs_the_holdout_fit(spark: SparkSession, cfg: Config) -> None:
     other = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, seed=77))
     with pytest.raises(
-        UsageError, match=r"from the holdout fit 20240501-\w+-holdout, which is not in .*run jobs/finetune.py"
+        UsageError, match=r"needs the holdout fit 20240501-\w+-holdout, which is not in .*run jobs/finetune.py"
     ):
         finetune.run(spark, other, FULL)
 
