@@ -10,7 +10,7 @@ class C:
     TEXT, CONTENT_HASH = "text", "content_hash"
     SPLIT, PROTOCOL = "split", "protocol"
     INPUT_IDS, N_TOKENS, LENGTH, TOKENIZER = "input_ids", "n_tokens", "length", "tokenizer"
-    WINDOW, WEIGHT = "window", "weight"
+    WINDOW, WEIGHT, RATING = "window", "weight", "rating"
     BATCH, STAMP, CONTENT, ROWS, SETTINGS = "batch", "stamp", "content", "rows", "settings"
     TYPES, LABEL = "types", "label"
     VECTOR, MODEL_VERSION, RUN_ID, RUN_DATE = "vector", "model_version", "run_id", "run_date"

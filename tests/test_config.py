@@ -84,6 +84,8 @@ def test_a_categorical_is_a_name_or_a_name_with_a_separator(file: Path) -> None:
         ("training.objectives={}", "training.objectives needs at least one"),
         ("training.objectives={hinge: 1.0}", "training.objectives.hinge"),
         ("model.residual_dropout=2.0", "model.residual_dropout must be from 0 to 1, got 2.0"),
+        ("model.temperature=0.0", "model.temperature must be above 0, got 0.0"),
+        ("training.max_gradient_norm=-1.0", "training.max_gradient_norm must be at least 0, got -1.0"),
         ("training.label_smoothing=2.0", "training.label_smoothing must be from 0 to 1, got 2.0"),
         ("factorization.parts=[als, als]", "factorization.parts needs at least one part, each once"),
         ("factorization.als.rank=0", "factorization.als.rank must be above 0, got 0"),

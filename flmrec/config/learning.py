@@ -40,6 +40,7 @@ class TextConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     encoder: str = "all-MiniLM-L6-v2"  # folder or hub name; the default comes with the set-up
+    user_encoder: str | None = None  # of what users say, used as it is; None: that of the items, as fine-tuned
     tuning: Literal["full", "lora", "frozen"] = "full"
     pooling: Literal["mean", "cls", "last"] = "mean"
     lora_rank: int = 16
@@ -51,6 +52,8 @@ class ModelConfig:
     heads: int | None = None  # of its attention; they divide dim
     history_length: int | None = None  # newest events that the tower reads, at most text.sequence_length
     dropout: float | None = None  # in the tower, 0..1
+    similarity: Literal["inner_product", "cosine"] = "inner_product"  # of user and item in the tower
+    temperature: float | None = None  # that the tower's scores are divided by in training; None: 1, of cosines 0.07
     residual_dropout: float = 0.1  # share of items that do without their residual in a step; 1: no residuals at all
     version: str | None = None  # model to encode and score with; None: the newest
     int8: bool = False  # encode with int8 weights, on CPUs
@@ -67,7 +70,7 @@ class TrainingConfig:
     batch_size: int | None = None  # windows a step over all ranks; None: by the data's size, as the next one
     learning_rate: float | None = None  # of the FLM head and its tower
     # what the next event is learned by, each with its weight; several are learned at once
-    objectives: dict[Literal["softmax", "gbce", "click", "in_batch"], float] = field(
+    objectives: dict[Literal["softmax", "gbce", "click", "in_batch", "rating"], float] = field(
         default_factory=lambda: {"softmax": 1.0}
     )
     negatives: int | None = None  # sampled a step; 0: softmax over the whole catalogue; None: by its size
@@ -78,11 +81,13 @@ class TrainingConfig:
     weight_decay: float = 0.0  # of the FLM head and its tower (AdamW)
     l1: float = 0.0  # penalty of the items' residuals, as is l2
     l2: float = 0.0
+    max_gradient_norm: float = 0.0  # of the FLM head and its tower, all dense gradients together; 0: not clipped
     encoder_epochs: int = 2  # epochs that tune the encoder, the first ones; validation may stop earlier
     encoder_learning_rate: float = 5e-5
     head_learning_rate: float = 5e-4  # of the encoder's head
     encoder_warmup: float = 0.0  # share of the encoder's updates in which its learning rates rise
     texts_per_step: int = 64  # that a rank encodes in a step
+    encoder_max_gradient_norm: float = 1.0  # of the encoder and its head; 0: not clipped
     accumulate: int = 1  # steps of texts whose gradients make one update of the encoder
     scaling: Literal["none", "sqrt", "linear"] = "none"  # of the encoder's learning rates with the ranks
     checkpoint_s: float = 60.0  # seconds between checkpoints at least; they are written when an epoch has ended
@@ -98,6 +103,8 @@ def model_faults(model: ModelConfig) -> list[str]:
         faults.append(f"model.dim must be a multiple of model.heads ({model.heads or 2}), got {model.dim}")
     if model.dropout is not None and not 0 <= model.dropout < 1:
         faults.append(f"model.dropout must be at least 0 and below 1, got {model.dropout}")
+    if model.temperature is not None and model.temperature <= 0:
+        faults.append(f"model.temperature must be above 0, got {model.temperature}")
     if not 0 <= model.residual_dropout <= 1:
         faults.append(f"model.residual_dropout must be from 0 to 1, got {model.residual_dropout}")
     return faults
@@ -110,7 +117,8 @@ def training_faults(training: TrainingConfig) -> list[str]:
     for name in ("texts_per_step", "accumulate"):
         if getattr(training, name) < 1:
             faults.append(f"training.{name} must be at least 1, got {getattr(training, name)}")
-    for name in ("negatives", "hard_negatives", "adversarial", "weight_decay", "l1", "l2"):
+    not_negative = ("negatives", "hard_negatives", "adversarial", "weight_decay", "l1", "l2", "max_gradient_norm")
+    for name in (*not_negative, "encoder_max_gradient_norm"):
         value = getattr(training, name)
         if value is not None and value < 0:
             faults.append(f"training.{name} must be at least 0, got {value}")

@@ -1,7 +1,8 @@
 """Histories of users, cut into windows of one length for the readers of the training.
 
 `windows` makes them from events, `cut` from histories, such as those that `extended` makes of the windows of the night
-before and the new events. Weights are there where the events have some: each list costs as much to write as the items.
+before and the new events. Weights and ratings are there where the events have some: each list costs as much to write as
+the items.
 """
 
 from pyspark.sql import Column, DataFrame, Window
@@ -10,13 +11,13 @@ from pyspark.sql import functions as F
 from flmrec.columns import C
 from flmrec.data.split import event_order
 
-_TYPES = {C.ITEM_IDX: "int", C.EVENT_TS: "bigint", C.WEIGHT: "float"}  # of the lists' entries
+_TYPES = {C.ITEM_IDX: "int", C.EVENT_TS: "bigint", C.WEIGHT: "float", C.RATING: "float"}  # of the lists' entries
 
 
 def windows(events: DataFrame, user_index: DataFrame, item_index: DataFrame, length: int) -> DataFrame:
     """SEQUENCES: a user's events in windows of `length` targets, counted from the newest, and one entry of context.
 
-    events: user_id, item_id, event_ts, event_order, event, value, maybe weight. A user with n events has
+    events: user_id, item_id, event_ts, event_order, event, value, maybe weight and rating. A user with n events has
     ceil(n / length) windows; the newest is full where n >= length. Positions are found by a window over the user, which
     spills to disk, so a user with a million events costs one sorted partition and no huge row.
     """
@@ -35,8 +36,8 @@ def extended(old: DataFrame, new: DataFrame) -> DataFrame:
     """(user_idx, entries, late): whole histories of users from their windows in `old` and their events in `new`.
 
     old: SEQUENCES of no other users than those of `new`; new: user_idx, entries ARRAY<STRUCT<item_idx, event_ts, and
-    weight where `old` has it>>, oldest first. late: the first of them is not later than the user's last one in `old`,
-    so that the entries may be out of order. Only arrays are moved: no event is sorted again.
+    weight and rating where `old` has them>>, oldest first. late: the first of them is not later than the user's last
+    one in `old`, so that the entries may be out of order. Only arrays are moved: no event is sorted again.
     """
     parts = _collected(_placed(old).unionByName(new.select(C.USER_IDX, F.lit(1).alias("place"), F.col("entries"))))
     before = F.try_element_at(F.try_element_at("parts", F.lit(-2))["entries"], F.lit(-1))[C.EVENT_TS]
@@ -108,8 +109,8 @@ def _windows_of(place: Column, length: int) -> Column:
 
 
 def _entry(events: DataFrame) -> list[Column]:
-    weight = [F.col(C.WEIGHT)] if C.WEIGHT in events.columns else []
-    return [F.col(C.ITEM_IDX), F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), *weight]
+    more = [F.col(name) for name in (C.WEIGHT, C.RATING) if name in events.columns]
+    return [F.col(C.ITEM_IDX), F.unix_timestamp(C.EVENT_TS).alias(C.EVENT_TS), *more]
 
 
 def _padded(name: str, length: int, dtype: str) -> Column:

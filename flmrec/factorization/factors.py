@@ -4,7 +4,7 @@ A part (tower, sequential, long, als) scores by its own inner product. A user's 
 scores over the known items, so that the parts are comparable for every user (what z-scoring does, folded into the
 user's vector), and an item's part is multiplied by the part's weight. Items have, besides their own factors, those
 which a kernel ridge regression predicts from text and attributes; an item with few events leans on them, a cold one has
-nothing else. A user with few events leans on the mean user.
+nothing else. A user with few events leans on what is said of the user, or on the mean user.
 """
 
 import json
@@ -51,7 +51,7 @@ class UserSide:
     tower_items: Floats  # (n + 1, D) item factors that the tower reads
     closed: Mapping[str, LinearFactors | AlsFactors]  # parts in closed form
     spreads: Mapping[str, Floats]  # part: (d, d) covariance of the known items' factors
-    mean_user: Mapping[str, Floats] = field(default_factory=dict)  # part: (d,); not asked for where the next is 0
+    mean_user: Mapping[str, Floats] = field(default_factory=dict)  # part: (d,)
     mean_user_events: float = 0.0  # as Blend has it
 
     @property
@@ -65,13 +65,13 @@ class UserSide:
     def _part(self, name: str, histories: Histories) -> Floats:
         return self._tower(histories) if name == TOWER else self.closed[name].user_vectors(histories)
 
-    def vectors(self, histories: Histories) -> Floats:
-        """(users, all parts side by side), leaning on the mean user as far as events are lacking."""
+    def vectors(self, histories: Histories, said: Floats | None = None) -> Floats:
+        """(users, all parts side by side). As far as events are lacking they lean on `said`, (users, d): what is said
+        of each user; None: on the mean user."""
         own = np.concatenate(list(self.parts_of(histories).values()), axis=1)
-        if not self.mean_user_events:
-            return own
         share = own_share(histories.lengths, self.mean_user_events)[:, None]
-        return share * own + (1 - share) * np.concatenate([self.mean_user[name] for name in self.parts])
+        others = np.concatenate([self.mean_user[name] for name in self.parts]) if said is None else said
+        return share * own + (1 - share) * others
 
     @torch.no_grad()
     def _tower(self, histories: Histories) -> Floats:
@@ -141,8 +141,8 @@ def load_user_side(folder: Path) -> UserSide:
         stated = json.loads(about[ALS])
         closed[ALS] = AlsFactors(arrays[f"items.{ALS}"], AlsSettings(**stated["settings"]), stated["half_life"])
     spreads = {name: arrays[f"spread.{name}"] for name in names}
-    mean_user = {name: arrays[f"mean.{name}"] for name in names if f"mean.{name}" in arrays}
-    events = float(about.get("mean_user_events", 0))  # models of flmrec 0.1 before November 2026 have none
+    mean_user = {name: arrays[f"mean.{name}"] for name in names}
+    events = float(about["mean_user_events"])
     return UserSide(artifact.load_flm(folder), arrays["tower_items"], closed, spreads, mean_user, events)
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from flmrec.errors import UsageError
-from flmrec.model.encoder import TextEncoder, load_encoder, resolve_encoder
+from flmrec.model.encoder import Pooling, TextEncoder, resolve_encoder
 from flmrec.model.flm import Flm
 from flmrec.model.recipe import TowerRecipe
 
@@ -58,12 +58,12 @@ def load_flm(folder: Path) -> Flm:
     return flm.eval()
 
 
-def load_text_encoder(folder: Path) -> TextEncoder:
-    """The encoder of a model folder, pooled as it was trained, in evaluation mode."""
+def pooling_of(folder: Path) -> Pooling:
+    """How the encoder of a model folder was trained to make one vector of a text."""
     check(folder)
     with safe_open(folder / FLM, framework="pt") as file:
-        pooling = file.metadata()["pooling"]
-    return load_encoder(str(folder), pooling).eval()
+        pooling: Pooling = file.metadata()["pooling"]
+    return pooling
 
 
 def check(folder: Path) -> None:

@@ -1,16 +1,17 @@
 """The FLM: item factors from text, attributes and a learned residual; user factors from the history of items.
 
-    i = W f(x_i) + T a_i + e_i        u = g(h_u)        score = u . i + b_i
+    i = W f(x_i) + T a_i + e_i        u = g(h_u)        score = u . i / temperature + b_i
 
 The residual e_i is dropped at random in training, so that text and attributes alone must work as well: a cold item is
-W f(x_i) + T a_i. The bias is folded into the published vectors (a constant 1 on the user's side).
+W f(x_i) + T a_i. The bias is folded into the published vectors (a constant 1 on the user's side). With
+`recipe.similarity` cosine, i and u have length 1 and there is no bias.
 """
 
 import torch
 from torch import Tensor, nn
 
 from flmrec.model.pooling import PoolingTower
-from flmrec.model.recipe import TowerRecipe
+from flmrec.model.recipe import RATING, TowerRecipe
 from flmrec.model.tower import HistoryTower
 
 # Adam moves each weight of W by about the learning rate, and so a factor by the learning rate times the sum of |f(x)|:
@@ -38,6 +39,8 @@ class Flm(nn.Module):
         self.tower: nn.Module = (
             PoolingTower(recipe.dim, recipe.dropout) if recipe.tower == "pooling" else HistoryTower(recipe)
         )
+        # a rating, in standard deviations from the mean, is a score times the first number plus the second
+        self.to_rating = nn.Parameter(torch.tensor([1.0, 0.0])) if RATING in recipe.objectives else None
         self.register_buffer("text_mean", torch.zeros(text_width))
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
 
@@ -62,12 +65,12 @@ class Flm(nn.Module):
             residual = residual * 0
         elif self.training and dropped:
             residual = residual * (torch.rand(len(residual), 1, device=residual.device) >= dropped)
-        return residual + self.content_factors(texts, attributes)
+        return self._of_likeness(residual + self.content_factors(texts, attributes))
 
     def item_bias(self, items: Tensor | None = None) -> Tensor:
         """(n,) of the items (n,), None: of all, 0 included."""
         found: Tensor = self.bias.weight if items is None else self.bias(items)
-        return found[:, 0]
+        return found[:, 0] * 0 if self.recipe.similarity == "cosine" else found[:, 0]
 
     def content_factors(self, texts: Tensor, attributes: Tensor) -> Tensor:
         """W f(x) + T a: what a cold item has. (n, D) float32; texts may be bfloat16, whose product is faster."""
@@ -75,12 +78,15 @@ class Flm(nn.Module):
         return factors if self.attributes is None else factors + self.attributes(attributes)
 
     def states(self, history: Tensor, factors: Tensor, times: Tensor) -> Tensor:
-        """g: (B, L, D), the user after each event.
+        """g: (B, L, D), the user after each event; over the temperature, so that the inner product is the score.
 
         history: (B, L) item numbers, 0 on the left is padding; factors: (B, L, D) of these items; times: (B, L) epoch
         seconds of the events, 0: not known.
         """
-        return self.tower(factors, history, times)
+        return self._of_likeness(self.tower(factors, history, times)) / self.recipe.temperature
+
+    def _of_likeness(self, vectors: Tensor) -> Tensor:
+        return nn.functional.normalize(vectors, dim=-1) if self.recipe.similarity == "cosine" else vectors
 
 
 def _small_linear(width: int, dim: int) -> nn.Linear:

@@ -36,6 +36,13 @@ def full_softmax_loss(
     return loss
 
 
+def squared_error(predicted: Tensor, ratings: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error over the positives (P,) that have a rating; 0 where none has. ratings: NaN is none."""
+    counts = ratings.isfinite().to(predicted.dtype) * (1.0 if weights is None else weights)
+    error = (predicted - ratings.nan_to_num(0.0)).square()
+    return (counts * error).sum() / counts.sum().clamp(min=1e-9)
+
+
 class _FullSoftmax(torch.autograd.Function):
     """The loss with its gradients in one pass over the positives, a block of them at a time.
 

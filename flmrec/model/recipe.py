@@ -10,6 +10,8 @@ from flmrec.model.encoder import TuningOptions
 FULL_SOFTMAX_LIMIT = 20_000  # items; above, the softmax is over sampled negatives and the residuals are sparse
 TWO_HALF_LIVES_LIMIT = 6_000  # items; two half-lives need a matrix twice as wide as the catalogue
 WIDE_VECTORS_LIMIT = 100_000  # users; above, linear parts of more than 256 factors would fill the disk
+COSINE_TEMPERATURE = 0.07
+RATING = "rating"  # the objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class TowerRecipe:
     widening: int = 1  # of the feed-forward layers, in factors
     length: int = 200  # newest events that the tower reads
     dropout: float = 0.4
+    similarity: Literal["inner_product", "cosine"] = "inner_product"
+    temperature: float = 1.0  # that scores are divided by
     residual_dropout: float = 0.1  # share of items whose residual is dropped in a step; 1: there are no residuals
     sparse: bool = False  # residuals get sparse gradients: only the rows of a batch travel between ranks
     negatives: int = 0  # sampled negatives a step; 0: softmax over the whole catalogue
@@ -47,6 +51,7 @@ class TowerRecipe:
     weight_decay: float = 0.0  # of AdamW, for all weights but sparse residuals
     l1: float = 0.0  # of the residuals of a step's items
     l2: float = 0.0
+    max_gradient_norm: float = 0.0  # of the dense gradients together; 0: none
     batch_size: int = 64  # windows a step over all ranks
     max_epochs: int = 40
     evaluate_every: int = 5  # epochs
@@ -70,7 +75,7 @@ class AlignmentRecipe:
     words_temperature: float = 0.1  # of its softmaxes over cosines
     temperature: float = 1.0  # in standard deviations of the teacher's scores
     weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: float = 1.0  # 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,8 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         heads=model.heads,
         length=model.history_length,
         dropout=model.dropout,
+        similarity=model.similarity,
+        temperature=model.temperature or (COSINE_TEMPERATURE if model.similarity == "cosine" else None),
         residual_dropout=model.residual_dropout,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
@@ -122,6 +129,7 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         weight_decay=training.weight_decay,
         l1=training.l1,
         l2=training.l2,
+        max_gradient_norm=training.max_gradient_norm,
     )
     linear = _stated(
         _linear(size),
@@ -139,6 +147,7 @@ def choose(model: ModelConfig, training: TrainingConfig, factorization: Factoriz
         accumulate=training.accumulate,
         warmup=training.encoder_warmup,
         scaling=training.scaling,
+        max_gradient_norm=training.encoder_max_gradient_norm,
     )
     options = TuningOptions(model.lora_rank, model.frozen_layers, model.gradient_checkpointing)
     return Recipe(

@@ -4,20 +4,15 @@
         ->  (holdout_)item_factors, (holdout_)user_factors
 
 Every item has a row. Items with events have the factors of the user tower and of the linear models, weighted; what text
-and attributes predict of them stands in for items without events. Every user has a row: by the history where there is
-one, the more of the mean user the shorter it is; else by what the user's text and attributes predict, else the mean
-user, to whom popular items are recommended.
+and attributes predict of them stands in for items without events. Every user has a row (user_factors.py).
 The weights are chosen on the validation events of the holdout fit; a full fit takes them over.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
@@ -36,22 +31,18 @@ from flmrec.factorization.blend import ColdJudges, WarmJudges
 from flmrec.factorization.factors import ALS, LONG, TOWER, Blend, UserSide
 from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.factorization.linear import LinearFactors
-from flmrec.factorization.prior import Centre, Content, KernelRidge, PriorSettings
+from flmrec.factorization.prior import Content, PriorSettings
 from flmrec.factorization.words import word_rows
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
-from flmrec.model.attributes import AttributeEncoder
 from flmrec.model.flm import Flm
-from flmrec.stages import matrices, preparation, versions
+from flmrec.stages import matrices, preparation, user_factors, versions
 from flmrec.training import inputs, reader
 from flmrec.training.inputs import Texts, Validation
 
 _JUDGED_SCORES = 20_000_000  # users times items that are scored to choose the weights, at most
-_PRIOR_USERS = 20_000  # users that the prior of users is fitted on, at most
 _NEWCOMERS_HAVE = 4  # events, at most
 _MEAN_OF = 2_000  # users whose mean is the mean user, at most
-_HISTORY, _TIMES, _WEIGHTS = "history", "times", "weights"
-_VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,9 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     vectors = published.item_vectors(items.parts, predicted, items.learned_from, blend)
     frames = {
         Tables.ITEM_FACTORS: _item_rows(lake, vectors),
-        Tables.USER_FACTORS: _user_rows(lake, cfg, fit, folder, matrices.known_positives(lake, cfg, fit), histories),
+        Tables.USER_FACTORS: user_factors.of_all(
+            lake, cfg, fit, folder, matrices.known_positives(lake, cfg, fit), histories
+        ),
     }
     written = []
     for table, rows in frames.items():
@@ -233,78 +226,4 @@ def _item_rows(lake: Lake, vectors: Floats) -> DataFrame:
 
 def _frame(lake: Lake, ids: pa.ChunkedArray, vectors: Floats) -> DataFrame:
     """(id, vector) from the driver's memory."""
-    return lake.spark.createDataFrame(pa.table({C.ID: ids, C.VECTOR: _lists(vectors)}), _VECTORS)
-
-
-def _lists(vectors: Floats) -> pa.Array:
-    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    return values.cast(pa.list_(pa.float32()))
-
-
-def _user_rows(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, histories: Histories) -> DataFrame:
-    """(id, vector) of all users: by their histories, the rest by the prior of the users."""
-    index = lake.read(Tables.USER_INDEX)
-    ordered = F.array_sort(F.collect_list(F.struct("place", C.ITEM_IDX, C.EVENT_TS, C.WEIGHT)))
-    names = {C.ITEM_IDX: _HISTORY, C.EVENT_TS: _TIMES, C.WEIGHT: _WEIGHTS}
-    placed = matrices.placed_events(lake, events)
-    own = placed.groupBy(C.USER_IDX).agg(*(ordered[column].alias(name) for column, name in names.items()))
-    rows = own.join(index, C.USER_IDX).select(F.col(C.USER).alias(C.ID), *names.values())
-    warm = rows.mapInPandas(
-        partial(user_partition, folder=str(folder), n_items=histories.n_items),
-        f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>",
-    )
-    without = index.join(own, C.USER_IDX, "left_anti")
-    if without.isEmpty():
-        return warm
-    return warm.union(_newcomers(lake, cfg, fit, folder, histories, without))
-
-
-def user_partition(batches: Iterator[pd.DataFrame], folder: str, n_items: int) -> Iterator[pd.DataFrame]:
-    """For mapInPandas: (id, history of item numbers, oldest first, its times and weights) to (id, vector); the model is
-    loaded once."""
-    torch.set_num_threads(1)  # a task has one core
-    side = published.load_user_side(Path(folder))
-    for batch in batches:
-        lengths = batch[_HISTORY].map(len).to_numpy()
-        users = np.repeat(np.arange(len(batch)), lengths)
-        items, times = (np.concatenate([np.zeros(0, dtype=np.int64), *batch[name]]) for name in (_HISTORY, _TIMES))
-        weights = np.concatenate([np.zeros(0, dtype=np.float32), *batch[_WEIGHTS]])
-        histories = Histories.of(users, items, len(batch), n_items, times, weights)
-        yield pd.DataFrame({C.ID: batch[C.ID], C.VECTOR: list(side.vectors(histories))})
-
-
-def _newcomers(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories, without: DataFrame) -> DataFrame:
-    """(id, vector) of users without events, as the text and attributes of the others predict them."""
-    side = published.load_user_side(folder)
-    active = np.flatnonzero(histories.lengths)
-    learned = np.sort(np.random.default_rng(cfg.run.seed).permutation(active)[:_PRIOR_USERS])
-    described = matrices.described_users(lake, cfg, fit)
-    numbers = lake.spark.createDataFrame(pa.table({C.USER_IDX: pa.array(learned, pa.int32())}))
-    known = described.join(F.broadcast(numbers), C.USER_IDX).orderBy(C.USER_IDX).toArrow()
-    columns = matrices.attribute_columns(known)
-    encoder = AttributeEncoder.fit(columns)
-    content = Content(matrices.dense(known.column(C.VECTOR), side.flm.shape[1]), encoder.transform(columns, len(known)))
-    centre = content.centre(np.arange(len(known)))
-    wanted = side.vectors(histories.of_users(learned))
-    plan = PriorSettings()
-    model = prior.fit(content.around(centre, plan), wanted, ridge=plan.ridge, seed=cfg.run.seed)
-    newcomers = described.join(without.select(C.USER_IDX), C.USER_IDX, "left_semi")
-    predict = partial(newcomer_partition, width=side.flm.shape[1], encoder=encoder, centre=centre, model=model)
-    return newcomers.mapInArrow(predict, _VECTORS)
-
-
-def newcomer_partition(
-    batches: Iterator[pa.RecordBatch], width: int, encoder: AttributeEncoder, centre: Centre, model: KernelRidge
-) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: what is said of users, with texts of `width` numbers, to (id, vector)."""
-    torch.set_num_threads(1)  # a task has one core
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        rows = pa.Table.from_batches([batch])
-        columns = matrices.attribute_columns(rows)
-        nothing = [None] * len(rows)  # a vector that no user of the batch has
-        attributes = encoder.transform({name: columns.get(name, nothing) for name in encoder.names}, len(rows))
-        content = Content(matrices.dense(rows.column(C.VECTOR), width), attributes)
-        vectors = model(content.around(centre, PriorSettings()))
-        yield pa.RecordBatch.from_pydict({C.ID: rows.column(C.ID).combine_chunks(), C.VECTOR: _lists(vectors)})
+    return lake.spark.createDataFrame(pa.table({C.ID: ids, C.VECTOR: matrices.lists(vectors)}), matrices.VECTORS)

@@ -17,6 +17,7 @@ from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.lake import Lake
 from flmrec.model.attributes import AttributeEncoder
 
+VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 _ATTRIBUTES = "attributes"
 _PLACES = 1_000_000  # among which users are drawn
 
@@ -146,6 +147,12 @@ def dense(vectors: pa.ChunkedArray, width: int) -> Floats:
     flat = vectors.drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False)
     matrix[there] = flat.reshape(-1, width)
     return matrix
+
+
+def lists(vectors: Floats) -> pa.Array:
+    """A column of vectors from (rows, width)."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    return values.cast(pa.list_(pa.float32()))
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

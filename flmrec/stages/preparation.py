@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from flmrec.columns import HOLDOUT, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.data import split
+from flmrec.errors import UsageError
 from flmrec.evaluation.gain import CHOOSING_K, next_item_ndcg
 from flmrec.factorization import linear
 from flmrec.factorization.factors import LONG, SEQUENTIAL
@@ -28,7 +29,7 @@ from flmrec.factorization.linear import LinearFactors, SequentialSums
 from flmrec.lake import Lake
 from flmrec.model import recipe
 from flmrec.model.encoder import resolve_encoder
-from flmrec.model.recipe import DataSize, LinearRecipe
+from flmrec.model.recipe import RATING, DataSize, LinearRecipe
 from flmrec.stages import matrices
 from flmrec.training import inputs, reader
 from flmrec.training.inputs import Validation
@@ -84,6 +85,7 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | Non
     return FitJob(
         sequences=files,
         weighted=C.WEIGHT in lake.read(table).columns,
+        ratings=_ratings(events) if RATING in cfg.training.objectives else None,
         item_tokens=reader.scan(lake.live_files(Tables.ITEM_TOKENS)),
         encoder=str(begun) if begun else resolve_encoder(cfg.model.encoder),
         head=str(begun) if begun else None,
@@ -96,6 +98,17 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | Non
         aligned_epochs=math.ceil(share * chosen["aligned_epochs"]) if chosen else None,
         checkpoint_s=cfg.training.checkpoint_s,
     )
+
+
+def _ratings(events: DataFrame) -> tuple[float, float]:
+    """Mean and standard deviation of the events' values, 1 where all are alike."""
+    [(mean, deviation)] = events.agg(F.avg(C.VALUE), F.stddev_pop(C.VALUE)).collect()
+    if mean is None:
+        raise UsageError(
+            f"training.objectives.{RATING} learns from values, and interactions has none: name the source's column of "
+            "ratings in source.interactions.columns.value and run jobs/ingest.py again, or take the objective out."
+        )
+    return float(mean), float(deviation) or 1.0
 
 
 def load_linear(folder: Path) -> dict[str, LinearFactors]:

@@ -25,6 +25,7 @@ from flmrec.data import features, own_words, positives, sequences, split
 from flmrec.data.index import dense_index
 from flmrec.lake import Lake, LedgerRow, Overtaken
 from flmrec.model.encoder import resolve_encoder
+from flmrec.model.recipe import RATING
 from flmrec.processed import Entry
 from flmrec.text.tokenization import TokenizerRef, tokenize_partition, tokenizer_ref
 
@@ -80,12 +81,18 @@ class Night:
         return self.store.read(Tables.USER_INDEX), self.store.read(Tables.ITEM_INDEX)
 
     def weigh(self, events: DataFrame) -> DataFrame:
-        """The positives, with their weights where these differ."""
+        """The positives, with their weights where these differ, and with ratings where these are learned."""
         weighed = positives.weigh(events, self.cfg.source.interactions.events, self.cfg.positives)
-        return weighed if self.weights_differ() else weighed.drop(C.WEIGHT)
+        kept = weighed if self.weights_differ() else weighed.drop(C.WEIGHT)
+        if not self.rated():
+            return kept
+        return kept.withColumn(C.RATING, F.coalesce(F.col(C.VALUE), F.lit(float("nan"))).cast("float"))
 
     def weights_differ(self) -> bool:
         return positives.differ(self.cfg.source.interactions.events, self.cfg.positives)
+
+    def rated(self) -> bool:
+        return RATING in self.cfg.training.objectives
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,14 @@ class Grown:
 def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
-    tokenizer = tokenizer_ref(resolve_encoder(cfg.model.encoder), cfg.text.max_tokens)
+    of_items, of_users = (
+        tokenizer_ref(resolve_encoder(name), cfg.text.max_tokens)
+        for name in (cfg.model.encoder, cfg.model.user_encoder or cfg.model.encoder)
+    )
     night = Night(store, cfg, processed.entries(store, STAGE))
     made = [_index(night, entity) for entity in _ENTITIES]
     with ThreadPoolExecutor(3) as pool:
-        for some in pool.map(lambda lane: lane(), _lanes(night, tokenizer)):
+        for some in pool.map(lambda lane: lane(), _lanes(night, of_items, of_users)):
             made += some
     done = [one for one in made if one is not None]
     ledger = [one.row for one in done if one.row is not None]
@@ -123,10 +133,10 @@ def run(spark: SparkSession, cfg: Config) -> None:
         processed.replace(store, cfg.run.id, STAGE, {entry.source: [entry] for entry in made_of})
 
 
-def _lanes(night: Night, tokenizer: TokenizerRef) -> list[Callable[[], list[Made | None]]]:
+def _lanes(night: Night, of_items: TokenizerRef, of_users: TokenizerRef) -> list[Callable[[], list[Made | None]]]:
     """Tables that may be written at the same time; within a lane one after the other."""
     return [
-        lambda: [_tokens(night, _ITEMS, FULL, tokenizer), *(_tokens(night, _USERS, fit, tokenizer) for fit in FITS)],
+        lambda: [_tokens(night, _ITEMS, FULL, of_items), *(_tokens(night, _USERS, fit, of_users) for fit in FITS)],
         lambda: [*_sequences(night), *(_examples(night, fit) for fit in FITS)],
         lambda: [_features(night, entity, fit) for fit in FITS for entity in _ENTITIES],
     ]
@@ -235,7 +245,8 @@ def _sequences(night: Night) -> list[Made]:
     """Windows of both fits; after a night that only added events, those of users without new ones are taken over."""
     length, n_ranks = night.cfg.text.sequence_length, night.cfg.training.num_proc
     fits = (FULL, HOLDOUT)  # the holdout fit's windows may be cut from those of the full one
-    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks, night.weights_differ()) for fit in fits}
+    lists = [night.weights_differ(), *([RATING] if night.rated() else [])]
+    entries = {fit: _fit_entry(night, Tables.SEQUENCES, fit, length, n_ranks, *lists) for fit in fits}
     due = {fit: entry for fit, entry in entries.items() if not night.is_done(entry)}
     with ExitStack() as cached:
         grown = _grown(night, due[FULL], cached) if FULL in due and _keeps_all(night.cfg) else None

@@ -154,7 +154,8 @@ class Aligner:
             return
         parameters = [*self._trained(), self.head]
         self.comm.average_gradients_(parameters)
-        nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
+        if recipe.max_gradient_norm:
+            nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()

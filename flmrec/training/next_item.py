@@ -1,5 +1,6 @@
 """The next-item objective on one rank: FLM head and user tower over cached text vectors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ class NextItem:
         self.seed, self.bf16 = seed, bf16_is_fast(comm.device)
         own = [flm.residual.weight, flm.bias.weight]  # a row an item
         self.shared = [p for p in flm.parameters() if all(p is not table for table in own)]
-        dense = self.shared if recipe.sparse else [*flm.parameters()]
+        self.dense = self.shared if recipe.sparse else [*flm.parameters()]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(dense, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+            torch.optim.AdamW(self.dense, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         ]
         if recipe.sparse:
             self.optimizers.append(torch.optim.SparseAdam(own, recipe.learning_rate))
@@ -72,23 +73,29 @@ class NextItem:
         whole = not self.recipe.negatives  # every step looks all of them up; of a sample a second copy would be a waste
         self.texts_of_steps = self.texts.bfloat16() if self.bf16 and whole else self.texts
 
-    def step(self, windows: Tensor, times: Tensor, weights: Tensor | None = None) -> float:
+    def step(
+        self, windows: Tensor, times: Tensor, weights: Tensor | None = None, ratings: Tensor | None = None
+    ) -> float:
         """One update from (B, W) windows, oldest item first, 0 = padding, the times of the events, epoch seconds, and
-        how much each event counts as something to come; None: all alike.
+        how much each event counts as something to come; None: all alike. ratings: of the events, in standard deviations
+        from the mean, NaN where there is none; for the objective `rating`.
 
         Returns the loss of this rank, nats.
         """
         self.flm.train()
         weights = torch.ones(windows.shape) if weights is None else weights
-        cropped = crop(windows, times, weights, self.recipe.length, self.rng)
+        of_targets = [weights] if ratings is None else [weights, ratings]
+        cropped = crop(windows, times, of_targets, self.recipe.length, self.rng)
         lengths = (cropped[0] != 0).sum(1)
         order = lengths.argsort(stable=True)
-        history, targets, of_time, counting = (rows[order].to(self.comm.device) for rows in cropped)
-        loss = self._loss(history, targets, of_time, counting, lengths[order].tolist())
+        history, targets, of_time, *said = (rows[order].to(self.comm.device) for rows in cropped)
+        loss = self._loss(history, targets, of_time, said, lengths[order].tolist())
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
         self.comm.average_gradients_(self.flm.parameters())
+        if self.recipe.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.dense, self.recipe.max_gradient_norm)
         self.steps += 1
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -96,8 +103,8 @@ class NextItem:
             optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, history: Tensor, targets: Tensor, times: Tensor, weights: Tensor, lengths: list[int]) -> Tensor:
-        """Of rows in ascending order of their `lengths`, events; weights are those of the targets."""
+    def _loss(self, history: Tensor, targets: Tensor, times: Tensor, said: list[Tensor], lengths: list[int]) -> Tensor:
+        """Of rows in ascending order of their `lengths`, events; said: weights of the targets, maybe their ratings."""
         present = targets != 0
         if not present.any():  # a batch of users with one event each: nothing to learn, but the ranks go on together
             nobody = history.new_zeros(1)  # gradients that are sparse where those of the other ranks are
@@ -107,7 +114,7 @@ class NextItem:
         factors = self.flm.item_factors(self.texts_of_steps[items], self.attributes[items], items)
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
         known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
-        owners, weights = present.nonzero()[:, 0], weights[present]
+        owners, weights = present.nonzero()[:, 0], said[0][present]
         alike = bool((weights == weights[0]).all())
         parts = without_padding(lengths, _LENGTH_GROUPS if history.device.type == "cpu" else 1)
 
@@ -130,6 +137,8 @@ class NextItem:
                     n_items=len(self.texts) - 1,
                     whole=not self.recipe.negatives,
                     weights=None if alike else weights,
+                    ratings=said[1][present] if len(said) > 1 else None,
+                    to_rating=self.flm.to_rating,
                     bf16=self.bf16,
                 ),
                 self.recipe,
@@ -196,18 +205,19 @@ def without_padding(lengths: list[int], n_groups: int) -> list[tuple[slice, slic
 
 
 def crop(
-    windows: Tensor, times: Tensor, weights: Tensor, length: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(history, targets, times of the history, weights of the targets), each (B, <= length): a random stretch of each
-    window, targets one event later.
+    windows: Tensor, times: Tensor, of_targets: Sequence[Tensor], length: int, rng: np.random.Generator
+) -> tuple[Tensor, ...]:
+    """(history, targets, times of the history, what of_targets says of the targets), each (B, <= length): a random
+    stretch of each window, targets one event later.
 
-    windows, times, weights: (B, W), padded with 0 on the left. A window with more events ends at a random place.
+    windows, times and each of of_targets: (B, W), padded with 0 on the left. A window with more events ends at a random
+    place.
     """
     width = windows.shape[1]
     spare = ((windows != 0).sum(1) - (length + 1)).clamp(min=0).numpy()
     stops = width - torch.from_numpy(rng.integers(0, spare + 1))  # (B,)
     columns = stops[:, None] + torch.arange(-length - 1, 0)
-    rows = [of.gather(1, columns.clamp(min=0)) * (columns >= 0) for of in (windows, times, weights)]
+    rows = [of.gather(1, columns.clamp(min=0)) * (columns >= 0) for of in (windows, times, *of_targets)]
     longest = int((rows[0] != 0).sum(1).max())
-    stretch, of_time, counting = (of[:, -max(longest, 2) :] for of in rows)
-    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0), of_time[:, :-1], counting[:, 1:]
+    stretch, of_time, *said = (of[:, -max(longest, 2) :] for of in rows)
+    return stretch[:, :-1], stretch[:, 1:] * (stretch[:, :-1] != 0), of_time[:, :-1], *(of[:, 1:] for of in said)

@@ -4,6 +4,7 @@ softmax    cross-entropy over the catalogue, or with logQ correction over sample
 gbce       generalised binary cross-entropy against negatives
 click      binary cross-entropy of P(y = 1) = sigmoid(u . i + b) against negatives
 in_batch   softmax over the other users' next items, logQ-corrected, false negatives masked
+rating     squared error of the events' ratings, which are a learned line through u . i + b
 
 Negatives are drawn evenly; no item of the user's window is one. With recipe.hard_negatives they are the best-scored of
 them: of the whole catalogue where the softmax is over the whole, else of the draw.
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flmrec.model import losses
-from flmrec.model.recipe import TowerRecipe
+from flmrec.model.recipe import RATING, TowerRecipe
 
 DRAWN = 256  # negatives a step of gbce and click where the softmax needs none
 _IN_BATCH = 2_048  # positives that face each other, at most; P x P scores are made
@@ -36,6 +37,8 @@ class Step:
     n_items: int  # of the catalogue
     whole: bool  # factors are those of the catalogue: row 0 is padding, row i is item i
     weights: Tensor | None = None  # (P,) how much each positive counts; None: all alike
+    ratings: Tensor | None = None  # (P,) in standard deviations from the mean, NaN where there is none
+    to_rating: Tensor | None = None  # (2,) slope and intercept of ratings over scores
     bf16: bool = False  # products over the whole catalogue in bfloat16
 
 
@@ -79,6 +82,11 @@ def _in_batch(step: Step, recipe: TowerRecipe) -> Tensor:
     )  # fmt: skip
 
 
+def _rating(step: Step, recipe: TowerRecipe) -> Tensor:
+    assert step.ratings is not None and step.to_rating is not None  # the model and the reader have them by the recipe
+    return losses.squared_error(_positive(step) * step.to_rating[0] + step.to_rating[1], step.ratings, step.weights)
+
+
 def _positive(step: Step) -> Tensor:
     return (step.states * step.factors[step.targets]).sum(1) + step.bias[step.targets]
 
@@ -92,4 +100,4 @@ def _negative(step: Step, recipe: TowerRecipe) -> Tensor:
     return losses.hardest(scores, recipe.hard_negatives) if recipe.hard_negatives else scores
 
 
-_OBJECTIVES = {"softmax": _softmax, "gbce": _gbce, "click": _click, "in_batch": _in_batch}
+_OBJECTIVES = {"softmax": _softmax, "gbce": _gbce, "click": _click, "in_batch": _in_batch, RATING: _rating}

@@ -40,6 +40,7 @@ class FitJob:
 
     sequences: list[DataFile]
     weighted: bool  # whether they say how much each event counts
+    ratings: tuple[float, float] | None = None  # mean and standard deviation of the events' ratings; None: not learned
     item_tokens: list[DataFile]
     encoder: str  # folder or hub name to start from
     head: str | None = None  # folder of a finished model whose FLM head is gone on from; None: a new one
@@ -197,7 +198,7 @@ class _Run:
         for block in self._batches(epoch):
             windows, times = (torch.from_numpy(block[name].astype(np.int64)) for name in (C.ITEM_IDX, C.EVENT_TS))
             weights = torch.from_numpy(block[C.WEIGHT].astype(np.float32)) if self.job.weighted else None
-            losses.append(self.trainer.step(windows, times, weights))
+            losses.append(self.trainer.step(windows, times, weights, self._ratings(block)))
             self.mean.update()
             if aligning:
                 self.aligner.step(windows)
@@ -257,11 +258,18 @@ class _Run:
 
     def _batches(self, epoch: int) -> Iterator[Block]:
         job, comm = self.job, self.comm
-        columns = [C.ITEM_IDX, C.EVENT_TS] + ([C.WEIGHT] if job.weighted else [])
+        more = [*([C.WEIGHT] if job.weighted else []), *([C.RATING] if job.ratings else [])]
+        columns = [C.ITEM_IDX, C.EVENT_TS, *more]
         return read_epoch(
             job.sequences, columns, self._batch_size(), rank=comm.rank, size=comm.size, seed=job.seed, epoch=epoch,
             reader=job.reader,
         )  # fmt: skip
+
+    def _ratings(self, block: Block) -> Tensor | None:
+        if self.job.ratings is None:
+            return None
+        mean, deviation = self.job.ratings
+        return torch.from_numpy(((block[C.RATING] - mean) / deviation).astype(np.float32))
 
     def _steps(self) -> int:
         """Steps of each rank in an epoch."""

@@ -59,6 +59,22 @@ def test_every_event_is_a_target_once(spark: SparkSession) -> None:
     assert Counter(user for user, _ in got) == {u: -(-(4 * u + 1) // 4) for u in range(5)}
 
 
+def test_ratings_stay_with_their_events_also_as_histories_grow(spark: SparkSession) -> None:
+    def rated(rows: list[tuple]) -> tuple[DataFrame, DataFrame, DataFrame]:
+        events, users, items = weighed(spark, rows)
+        return events.drop("weight").withColumn("rating", F.col("item_id").cast("float") / 2), users, items
+
+    before = [("u0", str(n), 10 * n, None) for n in (3, 5, 4, 7)]
+    got = windows(*rated(before), 3).orderBy("window").collect()
+    assert [(r.item_idx, r.rating) for r in got] == [
+        ([3, 4, 5, 7], [1.5, 2.0, 2.5, 3.5]),
+        ([0, 0, 0, 3], [0.0, 0.0, 0.0, 1.5]),
+    ]
+    new = sequences.new_entries(*rated([("u0", "9", 90, None)]))
+    grown = sequences.cut(sequences.extended(windows(*rated(before), 3), new).drop("late"), 3)
+    assert grown.where("window = 0").select("item_idx", "rating").collect() == [([4, 5, 7, 9], [2.0, 2.5, 3.5, 4.5])]
+
+
 def test_one_user_with_most_of_the_log(spark: SparkSession) -> None:
     frame = spark.range(30_000).select(
         F.lit("u0").alias("user_id"), F.expr("string(1 + id % 50)").alias("item_id"), "id"

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_a_window_has_the_newest_events_and_their_times():
     some = timed.of_users(np.array([2, 1, 0])).newest(np.array([1, 1, 2]))
     assert some.times.tolist() == [15, 12, 13] and some.items.tolist() == [4, 2, 9]
     assert timed.keep(np.arange(N + 1) % 2 == 1).times.tolist() == [10, 11, 13, 14]
+
+
+def test_users_lean_on_what_is_said_of_them_as_far_as_they_lack_events(side):
+    own = np.concatenate(list(side.parts_of(log()).values()), axis=1)
+    said = np.random.default_rng(5).normal(size=own.shape).astype("f4")
+    vectors = side.vectors(log(), said)
+    np.testing.assert_allclose(vectors[0], (4 * own[0] + 2 * said[0]) / 6, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(vectors[1], said[1], rtol=1e-5)  # no events
+    alone = replace(side, mean_user_events=0.0).vectors(log(), said)
+    np.testing.assert_allclose(alone[[0, 2]], own[[0, 2]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(alone[1], said[1], rtol=1e-5)
 
 
 def test_users_lean_on_the_mean_user_as_far_as_they_lack_events(side):

@@ -69,6 +69,26 @@ def test_a_cold_item_has_what_text_and_attributes_say():
     torch.testing.assert_close(some, flm.item_factors(texts, attributes)[chosen])
 
 
+def test_with_cosine_the_score_is_the_cosine_over_the_temperature():
+    plain, cosine = make().eval(), make(similarity="cosine", temperature=0.1).eval()
+    texts, attributes, history = torch.randn(7, 5), torch.randn(7, 2), torch.tensor([[3, 4, 1]])
+    items = cosine.item_factors(texts, attributes)
+    torch.testing.assert_close(items, torch.nn.functional.normalize(plain.item_factors(texts, attributes), dim=1))
+    user = cosine.states(history, items[history], history * 60)[0, -1]
+    expected = torch.nn.functional.cosine_similarity(cosine.tower(items[history], history, history * 60)[0, -1], items)
+    torch.testing.assert_close(items @ user, expected / 0.1)
+    cosine.item_bias().sum().backward()
+    assert not cosine.item_bias().any() and not cosine.bias.weight.grad.any()
+
+
+def test_the_temperature_divides_the_inner_product_but_not_the_bias():
+    plain, cooler = make().eval(), make(temperature=0.5).eval()
+    items, history = torch.randn(7, 8), torch.tensor([[3, 4, 1]])
+    states = [flm.states(history, items[history], history) for flm in (plain, cooler)]
+    torch.testing.assert_close(states[1], 2 * states[0])
+    torch.testing.assert_close(plain.item_bias(), cooler.item_bias())
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_without_residuals_an_item_is_what_text_and_attributes_say(training):
     flm = make(residual_dropout=1.0).train(training)

@@ -6,7 +6,7 @@ import torch
 from pyspark.sql import SparkSession
 from transformers import AutoModel, AutoTokenizer
 
-from flmrec import config
+from flmrec import columns, config
 from flmrec.columns import FITS, FULL, HOLDOUT, Tables, table_of
 from flmrec.config import Config
 from flmrec.errors import UsageError
@@ -16,6 +16,7 @@ from flmrec.lake import Lake
 from flmrec.model import artifact
 from flmrec.stages import encode, factorize, matrices
 from tests.conftest import make_config
+from tests.small import write_encoder
 from tests.stages.model_lake import KITCHEN, MUSIC, N_USERS, TEXTS, write_lake
 
 
@@ -91,21 +92,59 @@ def test_a_history_gives_the_published_user_vector(made):
     np.testing.assert_allclose(vectors(lake, Tables.USER_FACTORS)["user 7"], again, rtol=1e-5, atol=1e-5)
 
 
-def test_a_user_without_events_is_placed_by_the_profile(spark, tmp_path):
+def test_users_are_placed_by_the_profile_as_far_as_events_are_lacking(spark, tmp_path):
     lake, cfg = write_lake(spark, tmp_path)
     users = {"path": "x.csv", "columns": {"user_id": "u"}, "categorical": ["hobby"]}
     cfg = config.overridden(cfg, {"source.users": users})
-    profiles = [(f"user {u}", ["cook" if u % 2 == 0 else "play"]) for u in range(N_USERS)]
+    profiles = [(f"user {u}", ["cook" if u % 2 == 0 else "play"]) for u in range(N_USERS - 1)]
+    leanings = []
     for hobby, liked, other in (("cook", KITCHEN, MUSIC), ("play", MUSIC, KITCHEN)):
-        rows = spark.createDataFrame([*profiles, ("quiet user", [hobby])], "user_id STRING, hobby ARRAY<STRING>")
+        of_two = [("quiet user", [hobby]), (f"user {N_USERS - 1}", [hobby])]
+        rows = spark.createDataFrame([*profiles, *of_two], "user_id STRING, hobby ARRAY<STRING>")
         lake.write(Tables.USERS, rows)
         encode.run(spark, cfg, HOLDOUT)
         factorize.run(spark, cfg, HOLDOUT)
         now = Lake(spark, cfg.lake)
         items = vectors(now, table_of(Tables.ITEM_FACTORS, HOLDOUT))
-        quiet = vectors(now, table_of(Tables.USER_FACTORS, HOLDOUT))["quiet user"]
+        users = vectors(now, table_of(Tables.USER_FACTORS, HOLDOUT))
         of_liked, of_other = (np.mean([items[i] for i in kind], axis=0) for kind in (liked, other))
-        assert quiet @ of_liked > quiet @ of_other
+        assert users["quiet user"] @ of_liked > users["quiet user"] @ of_other
+        own = users[f"user {N_USERS - 1}"]
+        of_music, of_kitchen = (np.mean([items[i] for i in kind], axis=0) for kind in (MUSIC, KITCHEN))
+        assert own @ of_music > own @ of_kitchen  # what the user bought counts more than what the user says
+        leanings.append((own @ of_music - own @ of_kitchen) / np.linalg.norm(of_music - of_kitchen))
+    assert leanings[0] < leanings[1]  # cook, play
+
+
+def test_what_users_say_may_have_an_encoder_of_its_own(spark, tmp_path):
+    """Of another width than the items'; two users who say the same, one without events, lean the same way."""
+    lake, cfg = write_lake(spark, tmp_path)
+    own = str(write_encoder(tmp_path / "own", width=32))
+    users = {"path": "x.csv", "columns": {"user_id": "u"}, "text": ["about"]}
+    cfg = config.overridden(cfg, {"source.users": users, "model.user_encoder": own})
+    said = [f"I {'cook in my kitchen' if u % 2 == 0 else 'play the flute'}" for u in range(N_USERS)] + [
+        "I play the flute"
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(own)
+    ids = [tokenizer(text)["input_ids"] for text in said]
+    names = [f"user {u}" for u in range(N_USERS)] + ["quiet user"]
+    rows = [
+        (n, name, text, len(i), len(i), i, "x") for n, (name, text, i) in enumerate(zip(names, said, ids, strict=True))
+    ]
+    lake.write(table_of(Tables.USER_TOKENS, HOLDOUT), spark.createDataFrame(rows, columns.TOKENS).coalesce(1))
+    encode.run(spark, cfg, HOLDOUT)
+    factorize.run(spark, cfg, HOLDOUT)
+    now = Lake(spark, cfg.lake)
+    of_texts = vectors(now, table_of(Tables.USER_VECTORS, HOLDOUT))
+    assert {len(v) for v in of_texts.values()} == {32}
+    assert {len(v) for v in vectors(now, table_of(Tables.ITEM_VECTORS, HOLDOUT)).values()} == {384}
+    model = AutoModel.from_pretrained(own).eval()
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids[-1]])).last_hidden_state[0].mean(0).numpy()
+    np.testing.assert_allclose(of_texts["quiet user"], wanted, atol=0.03 * np.abs(wanted).max())
+    items, quiet = (vectors(now, table_of(t, HOLDOUT)) for t in (Tables.ITEM_FACTORS, Tables.USER_FACTORS))
+    of_music, of_kitchen = (np.mean([items[i] for i in kind], axis=0) for kind in (MUSIC, KITCHEN))
+    assert quiet["quiet user"] @ of_music > quiet["quiet user"] @ of_kitchen
 
 
 def test_of_a_large_log_the_linear_models_get_all_events_of_some_users(made, spark, tmp_path):

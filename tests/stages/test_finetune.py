@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -22,7 +23,7 @@ from flmrec.stages import finetune, ingest, preparation, tokenize, tune
 from flmrec.training import worker
 from flmrec.training.comm import SingleCommunicator
 from flmrec.training.worker import EpochRow
-from tests.small import write_conf, write_shop
+from tests.small import write_conf, write_encoder, write_shop
 
 SETTINGS = ["run.date=2024-05-01", "run.id=first", "training.launcher=inline", "training.epochs=2"]
 
@@ -139,6 +140,23 @@ def test_what_changes_the_model_changes_its_name(lake: Lake, cfg: Config) -> Non
         name(model=dataclasses.replace(cfg.model, tuning="frozen")),
     }
     assert len(others | {own}) == 4
+
+
+def test_ratings_are_learned_beside_what_comes_next(spark: SparkSession, cfg: Config, tmp_path: Path) -> None:
+    shop = Path(cfg.source.interactions.path or "").parent
+    objectives = "training.objectives={softmax: 1.0, rating: 0.5}"
+    encoder = f"model.encoder={write_encoder(tmp_path / 'encoder')}"
+    rated = config.load(write_conf(tmp_path, shop), [*SETTINGS, objectives, encoder])
+    ingest.run(spark, rated)
+    tokenize.run(spark, rated)
+    finetune.run(spark, rated, HOLDOUT)
+    store = Lake(spark, rated.lake)
+    mean, deviation = preparation._ratings(store.read(Tables.INTERACTIONS))
+    assert 3 < mean < 5 and 0.5 < deviation < 1  # stars of the shop are 3 to 5
+    weights = load_file(folder_of(store, rated, HOLDOUT) / "flm.safetensors")
+    assert weights["to_rating"].tolist() != [1, 0]
+    with pytest.raises(UsageError, match=r"training\.objectives\.rating learns from values, and interactions has none"):
+        preparation._ratings(store.read(Tables.INTERACTIONS).withColumn(C.VALUE, F.lit(None).cast("double")))
 
 
 def test_the_full_fit_needs_the_holdout_fit(spark: SparkSession, cfg: Config) -> None:

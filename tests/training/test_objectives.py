@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flmrec.model.flm import Flm
-from flmrec.model.losses import full_softmax_loss
+from flmrec.model.losses import full_softmax_loss, squared_error
 from flmrec.model.recipe import TowerRecipe
 from flmrec.training import next_item
 from flmrec.training.comm import SingleCommunicator
@@ -36,7 +36,7 @@ def windows(n: int, seed: int = 0) -> torch.Tensor:
 
 def test_a_stretch_of_a_window_keeps_each_event_with_its_time_and_its_successor():
     window = torch.tensor([[0, 0, 0, 0, 3, 4], [11, 12, 13, 14, 15, 16]])
-    history, targets, times, weights = crop(window, window * 100, window / 8, 3, np.random.default_rng(0))
+    history, targets, times, weights = crop(window, window * 100, [window / 8], 3, np.random.default_rng(0))
     assert history[0].tolist() == [0, 0, 3] and targets[0].tolist() == [0, 0, 4]
     assert history[1, 0] >= 11 and torch.equal(targets[1], history[1] + 1)
     assert torch.equal(times, history * 100) and torch.equal(weights * (targets != 0), targets / 8)
@@ -102,6 +102,9 @@ def hits(made: NextItem) -> float:
         {"objectives": {"in_batch": 1.0}, "negatives": 20, "sparse": True},
         {"objectives": {"softmax": 1.0, "click": 0.3, "in_batch": 0.3}},
         {"tower": "pooling"},
+        {"similarity": "cosine", "temperature": 0.07},
+        {"similarity": "cosine", "temperature": 0.07, "negatives": 20, "sparse": True, "max_gradient_norm": 1.0},
+        {"temperature": 0.5, "max_gradient_norm": 1.0},
         {"objectives": {"softmax": 1.0}, "adversarial": 0.1, "weight_decay": 0.01, "l1": 1e-4, "l2": 1e-4},
     ],
     ids=str,
@@ -143,6 +146,30 @@ def test_the_default_is_the_softmax_over_the_catalogue():
     )  # softmax in bfloat16 on some machines
 
 
+@pytest.mark.parametrize("settings", [{}, {"negatives": 20, "sparse": True}], ids=str)
+def test_ratings_are_learned_from_the_events_that_have_one(settings: dict):
+    """Items from 16 on are rated one deviation above the mean, those below one under it; every third has no rating."""
+    made = trainer(objectives={"rating": 1.0}, **settings)
+    ratings_of = torch.where(torch.arange(N_ITEMS + 1) > 15, 1.0, -1.0)
+    ratings_of[::3] = torch.nan
+    first = None
+    for step in range(120):
+        walk = windows(32, seed=10 + step)
+        loss = made.step(walk, walk, None, ratings_of[walk])
+        first = loss if first is None else first
+    assert loss < 0.05 < first
+    walk = windows(4)
+    assert made.step(walk, walk, None, torch.full(walk.shape, torch.nan)) == 0
+    slope, intercept = made.flm.to_rating.tolist()
+    assert slope != 1 and intercept != 0
+
+
+def test_the_squared_error_counts_what_is_rated_by_its_weight():
+    predicted, ratings = torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0.0, torch.nan, 4.0])
+    assert squared_error(predicted, ratings) == (1 + 4) / 2
+    assert squared_error(predicted, ratings, torch.tensor([3.0, 1.0, 1.0])) == pytest.approx((3 * 1 + 4) / 4)
+
+
 def test_penalties_are_those_of_the_residuals():
     plain, heavy = trainer(), trainer(l1=0.5, l2=2.0)
     weight = heavy.flm.residual.weight
@@ -150,6 +177,15 @@ def test_penalties_are_those_of_the_residuals():
     walk = windows(6)
     expected = plain.step(walk, walk) + float(penalty.detach())
     assert heavy.step(walk, walk) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sparse", [{}, {"sparse": True, "negatives": 20}], ids=str)
+def test_clipped_gradients_have_the_norm_that_was_asked_for(sparse: dict):
+    free, clipped = trainer(**sparse), trainer(max_gradient_norm=1e-3, **sparse)
+    walk = windows(6)
+    assert free.step(walk, walk) == clipped.step(walk, walk)
+    norms = [torch.stack([p.grad.norm() for p in made.dense]).norm() for made in (free, clipped)]
+    assert norms[0] > 1e-2 and float(norms[1]) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_no_item_of_the_own_stretch_is_a_negative():
