@@ -3,11 +3,13 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyspark import SparkContext, SparkFiles
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -15,20 +17,33 @@ from flmrec.columns import C
 from flmrec.evaluation import lists, statistics
 from flmrec.evaluation.metrics import EMPTY, PER_USER, Bools, Floats, Ints, hit_matrix
 from flmrec.evaluation.truth import ALL, GROUPS, ITEM_SLICES, POSITION, RANKED, SHARE
+from flmrec.scoring import shipping
 
 REPLICATE, TOTAL, WEIGHT = "replicate", "total", "weight"
 SUMS = f"{C.SLICE} STRING, {C.METRIC} STRING, {C.K} INT, {REPLICATE} INT, {TOTAL} DOUBLE, {WEIGHT} DOUBLE"
 Rows = list[tuple[str, str, str, int, float, int]]  # model, slice, metric, k, value, n_users
 REPLICATES = 200  # of the bootstrap
 WITH_INTERVAL = ("ndcg",)  # metrics that get one
+SMALLEST_GROUP = 30  # users, of whom a mean says something
 
 
-def sums(ranked: DataFrame, ks: Sequence[int], seed: int) -> pd.DataFrame:
+@contextmanager
+def shipped(context: SparkContext, units: np.ndarray) -> Iterator[str]:
+    """The name by which executors find the items' content vectors of length 1, (M, D)."""
+    with shipping.items_prefix() as prefix:
+        file = prefix.with_suffix(".npy")
+        np.save(file, units.astype(np.float32))
+        context.addFile(str(file))
+        yield file.name
+
+
+def sums(ranked: DataFrame, ks: Sequence[int], seed: int, content: str | None = None) -> pd.DataFrame:
     """slice, metric, k, replicate, total, weight: a metric summed over users, and over each bootstrap replicate.
 
     Replicate 0 is the users as they are, so its weight is their number. Some thousand rows, whatever the users.
+    content: what `shipped` gave, for the diversity of the lists; None: it is not measured.
     """
-    parts = ranked.mapInArrow(partial(_sum_partition, ks=tuple(ks), seed=seed), SUMS)
+    parts = ranked.mapInArrow(partial(_sum_partition, ks=tuple(ks), seed=seed, content=content), SUMS)
     summed = parts.groupBy(C.SLICE, C.METRIC, C.K, REPLICATE).agg(
         F.sum(TOTAL).alias(TOTAL), F.sum(WEIGHT).alias(WEIGHT)
     )
@@ -69,6 +84,28 @@ def means(by_model: dict[str, pd.DataFrame], ours: str) -> Rows:
     return rows
 
 
+def gaps(rows: Rows, attributes: Sequence[str]) -> Rows:
+    """For each attribute of users the difference in NDCG between the group served best and the one served worst (metric
+    `ndcg_gap`, slice: the attribute), among groups of SMALLEST_GROUP users and more (Ekstrand et al., FAccT 2018)."""
+    found: dict[tuple[str, str, int], list[tuple[float, int]]] = defaultdict(list)
+    for model, name, metric, k, value, n in rows:
+        attribute = name.partition("=")[0]
+        if metric == "ndcg" and "=" in name and attribute in attributes and n >= SMALLEST_GROUP:
+            found[model, attribute, k].append((value, n))
+    return [
+        (
+            model,
+            attribute,
+            "ndcg_gap",
+            k,
+            max(v for v, _ in groups) - min(v for v, _ in groups),
+            sum(n for _, n in groups),
+        )
+        for (model, attribute, k), groups in found.items()
+        if len(groups) > 1
+    ]
+
+
 def _bounds(key: tuple[str, str, str, int, int], replicates: Floats) -> Rows:
     model, name, metric, k, n = key
     found = statistics.interval(float(replicates[0]), replicates[1:])
@@ -100,9 +137,17 @@ def catalogue_values(name: str, ranked: DataFrame, known: DataFrame, allow: Bool
     return rows
 
 
-def _sum_partition(batches: Iterator[pa.RecordBatch], ks: tuple[int, ...], seed: int) -> Iterator[pa.RecordBatch]:
+def _sum_partition(
+    batches: Iterator[pa.RecordBatch], ks: tuple[int, ...], seed: int, content: str | None = None
+) -> Iterator[pa.RecordBatch]:
     found: dict[tuple[str, str, int], Floats] = defaultdict(lambda: np.zeros((2, 1)))  # (total or weight, replicate)
+    units = None if content is None else np.load(SparkFiles.get(content), mmap_mode="r")
     for batch in batches:
+        if units is not None:
+            for k in ks:
+                values = lists.intra_list_diversity(_lists(batch)[:, :k], units)
+                for name, members in _user_slices(batch):
+                    found[name, "diversity", k] += np.array([[values[members].sum()], [members.sum()]])
         weights = np.ones((batch.num_rows, 1 + REPLICATES))
         weights[:, 1:] = statistics.poisson_weights(batch.column(C.USER_IDX).to_numpy(), REPLICATES, seed)
         for name, hits, n_relevant, rows in _slices(batch):
@@ -128,7 +173,7 @@ def _sum_partition(batches: Iterator[pa.RecordBatch], ks: tuple[int, ...], seed:
 
 def _slices(batch: pa.RecordBatch) -> Iterator[tuple[str, Bools, Ints, Bools]]:
     """(slice, hits (N, K), n_relevant (N,), users in the slice (N,)) of the items' slices and of the users' groups."""
-    ranked = batch.column(RANKED).flatten().to_numpy().reshape(batch.num_rows, -1)
+    ranked = _lists(batch)
     for name in ITEM_SLICES:
         indptr, relevant = csr(batch.column(name))
         n_relevant = np.diff(indptr)
@@ -137,6 +182,17 @@ def _slices(batch: pa.RecordBatch) -> Iterator[tuple[str, Bools, Ints, Bools]]:
         if name == ALL:
             for group, members in _group_members(batch.column(GROUPS)).items():
                 yield group, hits, n_relevant, members
+
+
+def _lists(batch: pa.RecordBatch) -> Ints:
+    """(N, K)."""
+    return batch.column(RANKED).flatten().to_numpy().reshape(batch.num_rows, -1)
+
+
+def _user_slices(batch: pa.RecordBatch) -> Iterator[tuple[str, Bools]]:
+    """(slice, users in it (N,)) of all users and of their groups."""
+    yield ALL, np.ones(batch.num_rows, dtype=bool)
+    yield from _group_members(batch.column(GROUPS)).items()
 
 
 def _group_members(groups: pa.ListArray) -> dict[str, Bools]:

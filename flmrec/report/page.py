@@ -22,6 +22,7 @@ METRICS = {
     "mrr": "MRR",
     "coverage": "coverage",
     "novelty": "novelty (bits)",
+    "diversity": "diversity",
 }
 SLICES = {
     ALL: "all users",

@@ -1,6 +1,6 @@
 """Measures the holdout fit on the held-out events, beside popularity and ALS on the same split.
 
-    interactions, item_index, user_index, holdout_item_factors, holdout_user_factors  ->  metrics
+    interactions, item_index, user_index, holdout_item_factors, holdout_user_factors, holdout_item_vectors  ->  metrics
 
 Every user with a test event counts, also one without recommendations. Each model ranks the whole catalogue without
 what the user had in train and validation; with item_cold the cold items alone, among themselves.
@@ -22,16 +22,17 @@ from flmrec.columns import HOLDOUT, C, Tables, table_of
 from flmrec.config import Config, EvaluationConfig
 from flmrec.data import positives, split
 from flmrec.errors import DataContractError, UsageError
-from flmrec.evaluation import aggregation, baselines, gate, ranking
+from flmrec.evaluation import aggregation, baselines, gate, lists, ranking
 from flmrec.evaluation import truth as truths
 from flmrec.evaluation.aggregation import Rows
 from flmrec.evaluation.baselines import AlsSettings
 from flmrec.evaluation.gate import OURS, POPULARITY
-from flmrec.evaluation.metrics import Bools
+from flmrec.evaluation.metrics import Bools, Floats
 from flmrec.evaluation.ranking import Factors
 from flmrec.evaluation.truth import POSITION, POSITIVE
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
+from flmrec.stages import matrices
 
 ALS = "als"
 _FACTORS = (table_of(Tables.ITEM_FACTORS, HOLDOUT), table_of(Tables.USER_FACTORS, HOLDOUT))
@@ -116,12 +117,22 @@ def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
     known = truths.popularity(truths.history(log, split.TEST)).persist()
     sums: dict[str, pd.DataFrame] = {}
     rows: Rows = []
-    for name, model in _models(lake, cfg, log, known):
-        with ranking.ranked(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen) as ranked:
-            sums[name] = aggregation.sums(ranked, ks, cfg.run.seed)
-            rows += aggregation.catalogue_values(name, ranked, known, model.allow, ks)
+    with aggregation.shipped(lake.spark.sparkContext, _content(lake)) as content:
+        for name, model in _models(lake, cfg, log, known):
+            with ranking.ranked(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen) as ranked:
+                sums[name] = aggregation.sums(ranked, ks, cfg.run.seed, content)
+                rows += aggregation.catalogue_values(name, ranked, known, model.allow, ks)
     known.unpersist()
-    return rows + aggregation.means(sums, OURS)
+    means = aggregation.means(sums, OURS)
+    return rows + means + aggregation.gaps(means, cfg.evaluation.user_groups)
+
+
+def _content(lake: Lake) -> Floats:
+    """(M, H) text vectors of length 1 by position, zero for items without text."""
+    name, size = table_of(Tables.ITEM_VECTORS, HOLDOUT), matrices.n_items(lake) + 1
+    first = lake.read(name).select(F.size(C.VECTOR)).limit(1).collect()
+    width = int(first[0][0]) if first else 1
+    return lists.unit_rows(matrices.vectors(lake, name, Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, width)[1:])
 
 
 def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterator[tuple[str, Factors]]:

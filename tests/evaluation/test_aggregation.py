@@ -66,6 +66,30 @@ def test_means_bring_intervals_and_our_lead_on_the_same_users(ranked: DataFrame,
     assert ("flm", "all", "ndcg_lead_low", 1) not in rows
 
 
+def test_diversity_is_that_of_the_lists_by_slice(ranked: DataFrame) -> None:
+    units = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]])
+    with aggregation.shipped(ranked.sparkSession.sparkContext, units) as content:
+        found = aggregation.sums(ranked, [2, 4], seed=0, content=content)
+    assert value(found, "all", "diversity", 2) == (pytest.approx(1 + 1 + 0), 3.0)  # items 1 and 2; 3 and 2; none
+    assert value(found, "all", "diversity", 4) == (pytest.approx(1 + 7 / 6 + 0), 3.0)
+    assert value(found, "vip", "diversity", 4) == (pytest.approx(7 / 6), 2.0)
+    assert not (found[C.METRIC] == "diversity")[found[C.SLICE] == "tail_item"].any()
+
+
+def test_the_gap_is_between_groups_that_are_large_enough() -> None:
+    rows = [
+        ("flm", f"town={town}", "ndcg", 10, v, n) for town, v, n in (("A", 0.3, 90), ("B", 0.1, 40), ("C", 0.9, 29))
+    ]
+    more = [
+        ("flm", "age=30", "ndcg", 10, 0.2, 99),
+        ("flm", "all", "ndcg", 10, 0.2, 159),
+        ("als", "town=A", "ndcg", 10, 0.1, 90),
+    ]
+    assert aggregation.gaps([*rows, *more], ["town", "age"]) == [
+        ("flm", "town", "ndcg_gap", 10, pytest.approx(0.2), 130)
+    ]
+
+
 def test_catalogue_values_by_hand(ranked: DataFrame) -> None:
     known = ranked.sparkSession.createDataFrame(
         [(0, 1.0), (1, 0.25), (2, 0.5)], f"{truth.POSITION} INT, {truth.SHARE} DOUBLE"

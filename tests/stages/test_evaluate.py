@@ -55,6 +55,10 @@ def write_factors(lake: Lake, versions: dict[str, str]) -> None:
     make = lake.spark.createDataFrame
     axes = [(item, [float(i == j) for j in range(6)], "v1") for i, item in enumerate(ITEMS)]
     lake.write("holdout_item_factors", make(axes, columns.VECTORS))
+    texts = [
+        (item, [1.0, 0.0] if i % 2 else [0.0, 3.0], "v1") for i, item in enumerate(ITEMS[:4])
+    ]  # the last two: none
+    lake.write("holdout_item_vectors", make(texts, columns.VECTORS))
     rows = [(user, VECTORS[user], version) for user, version in versions.items()]
     lake.write("holdout_user_factors", make(rows, columns.VECTORS))
 
@@ -94,6 +98,7 @@ def test_metrics_by_hand_users_without_factors_count_as_zero(found: Metrics) -> 
     # popular: i11 4, i2 3, i3 1, then i4 by its number: ann finds i3 and bob i2 first, cat i4 second, dan no i5
     assert found["popularity", "all", "mrr", 2][0] == pytest.approx((1 + 1 + 1 / 2 + 0) / 4)
     assert {model for model, *_ in found} == {"flm", "popularity", "als"}
+    assert found["flm", "all", "diversity", 2] == (3 / 4, 4)  # i3 and i4 differ, i5 and i6 say nothing, dan has no list
     assert ("flm", "all", "ndcg", 10) in found  # what the gate looks at
 
 
