@@ -5,9 +5,10 @@
 
 The holdout model of that night has seen no event of the test users (md5(user_id) % 5 == 0). Before the first event
 their vector is what `holdout_user_factors` has, made of their text and attributes; after it, the model's user side on
-those few events. What is to be found are, in one table, the five events after the fifth, in another all events after
-the fifth, among all items but the first five, the same for every row. ALS (`implicit`) is fitted again with the events
-that the test users have so far; its settings are chosen on the validation users after five events, for each table.
+those few events, which leans on that vector. What is to be found are, in one table, the five events after the fifth, in
+another all events after the fifth, among all items but the first five, the same for every row. ALS (`implicit`) is
+fitted again with the events that the test users have so far; its settings are chosen on the validation users after five
+events, for each table.
 Users with fewer than six events are left out.
 """
 
@@ -119,7 +120,7 @@ def compare(
     print("| events | flmrec [95 %] | popularity | ALS, fitted again | lead over the better [95 %], p |")
     print("|---" * 5 + "|")
     for n_events in N_EVENTS:
-        users = side.vectors(judged.histories(n_events)) if n_events else profiles[judged.numbers]
+        users = side.vectors(judged.histories(n_events), profiles[judged.numbers])
         ours = judged.ndcg(users @ items.T)
         als = judged.ndcg(_als(train, judged, n_events, **settings)) if n_events else of_popularity
         rival = max(als, of_popularity, key=np.mean)
