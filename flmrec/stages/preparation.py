@@ -37,7 +37,8 @@ from flmrec.training.worker import FitJob
 
 ATTRIBUTES_JSON, LINEAR = "attributes.json", "linear.safetensors"
 SUMMARY = "training.json"  # in the model folder: the FitResult, with the rows of all ranks
-_MORE = 0.25  # of the holdout fit's epochs, that the full fit goes on for
+_LITTLE_NEW = 0.1  # of the events, that the holdout fit's weights may lack for the full fit to go on from them
+_MORE = 0.25  # of the holdout fit's epochs, that it goes on for
 _TUNED_UP_TO = 4_000  # items; linear models of larger catalogues take the recipe's settings
 _GAIN = 0.001  # of NDCG@100, by which a setting has to be better than those before it: near the recipe's is safer
 _JUDGES = 5_000  # users that judge a setting, at most
@@ -48,15 +49,14 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | Non
     """Fills `folder` and returns the job of the ranks.
 
     holdout: folder of the holdout fit's model, for the full fit, which takes its choices over. Where that fit lacks
-    each user's last events alone, the full one goes on from its weights; where it lacks whole items, users or times, or
-    most labels, the full one starts anew.
+    each user's last events alone, and these are few of all, the full one goes on from its weights; where histories are
+    short, or it lacks whole items, users or times, or most labels, the full one starts anew.
     """
     chosen: dict[str, Any] = json.loads((holdout / SUMMARY).read_text(encoding="utf-8")) if holdout else {}
-    little_is_new = cfg.evaluation.protocol == "leave_one_out" and cfg.evaluation.few_shot is None
-    begun = holdout if little_is_new else None
-    share = _MORE if begun else 1.0
     events = matrices.positives(lake, cfg, fit)
     histories = matrices.histories(lake, cfg, events)
+    begun = holdout if _little_is_new(cfg, histories) else None
+    share = _MORE if begun else 1.0
     table = table_of(Tables.SEQUENCES, fit)
     files = reader.scan(lake.live_files(table))
     size = DataSize(
@@ -98,6 +98,14 @@ def prepare(lake: Lake, cfg: Config, fit: str, folder: Path, holdout: Path | Non
         aligned_epochs=math.ceil(share * chosen["aligned_epochs"]) if chosen else None,
         checkpoint_s=cfg.training.checkpoint_s,
     )
+
+
+def _little_is_new(cfg: Config, histories: Histories) -> bool:
+    """Whether the holdout fit knows most of what the full fit learns from, `histories`."""
+    if cfg.evaluation.protocol != "leave_one_out" or cfg.evaluation.few_shot is not None:
+        return False
+    held_out = 2 * np.count_nonzero(histories.lengths)
+    return bool(held_out <= _LITTLE_NEW * len(histories.items))
 
 
 def _ratings(events: DataFrame) -> tuple[float, float]:

@@ -58,12 +58,16 @@ def training_rows(lake: Lake) -> pd.DataFrame:
 def test_every_epoch_read_every_row(lake: Lake, cfg: Config, fit: str) -> None:
     rows = training_rows(lake)
     rows = rows[rows.model_version == finetune.version_name(lake, cfg, fit)]
-    assert rows.epoch.to_list() == ([1, 2] if fit == HOLDOUT else [1])
+    chosen = json.loads((folder_of(lake, cfg, HOLDOUT) / "training.json").read_text())["epochs"]
+    assert rows.epoch.to_list() == list(range(1, 1 + (2 if fit == HOLDOUT else chosen)))
     assert set(rows.rows_read) == {lake.read(table_of(Tables.SEQUENCES, fit)).count()}
     assert (rows.steps >= 1).all() and (rows.seconds > 0).all() and set(rows.run_id) == {"first"}
 
 
-def test_the_full_fit_goes_on_from_the_holdout_fits_weights(lake: Lake, cfg: Config, tmp_path: Path) -> None:
+def test_the_full_fit_goes_on_from_the_holdout_fits_weights(
+    lake: Lake, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_LITTLE_NEW", 0.5)  # as if histories were longer
     holdout = folder_of(lake, cfg, HOLDOUT)
     job = preparation.prepare(lake, cfg, FULL, tmp_path, holdout)
     assert job.epochs == 1
@@ -74,7 +78,7 @@ def test_the_full_fit_goes_on_from_the_holdout_fits_weights(lake: Lake, cfg: Con
     assert torch.equal(run.aligner.encoder.model.get_input_embeddings().weight, before)
 
 
-@pytest.mark.parametrize("evaluation", [{"protocol": "item_cold"}, {"few_shot": 3}])
+@pytest.mark.parametrize("evaluation", [{}, {"protocol": "item_cold"}, {"few_shot": 3}])  # {}: histories are short
 def test_the_full_fit_starts_anew_where_the_holdout_fit_lacks_much(
     lake: Lake, cfg: Config, tmp_path: Path, evaluation: dict[str, object]
 ) -> None:
