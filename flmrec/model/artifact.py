@@ -19,7 +19,7 @@ from flmrec.model.flm import Flm
 from flmrec.model.recipe import TowerRecipe
 
 FLM, CONFIG, CARD, CHOICES = "flm.safetensors", "config.yaml", "README.md", "choices.json"
-FORMAT = 5  # of what a folder holds and how it is made; another one is another version of the model
+FORMAT = 6  # of what a folder holds and how it is made; another one is another version of the model
 _NEEDED = ("config.json", FLM, CONFIG)
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",

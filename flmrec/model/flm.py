@@ -14,10 +14,6 @@ from flmrec.model.pooling import PoolingTower
 from flmrec.model.recipe import RATING, TowerRecipe
 from flmrec.model.tower import HistoryTower
 
-# Adam moves each weight of W by about the learning rate, and so a factor by the learning rate times the sum of |f(x)|:
-# with texts ten times as long, towers learn more slowly and rank worse (docs/model.md)
-_TEXT_LENGTH = 2.0
-
 
 class Flm(nn.Module):
     """n_items items numbered from 1 (0 is padding); text vectors of `text_width`, attributes of `attribute_width`."""
@@ -45,7 +41,8 @@ class Flm(nn.Module):
         self.register_buffer("text_scale", torch.zeros(()))  # 0: not set yet
 
     def scaled_texts(self, vectors: Tensor) -> Tensor:
-        """(n, H) raw text vectors centred and scaled to a root mean square length of 2; zero rows (no text) stay zero.
+        """(n, H) raw text vectors centred and scaled to a root mean square length of recipe.text_length; zero rows (no
+        text) stay zero.
 
         The first vectors that are given, those of all items, set centre and scale for good.
         """
@@ -54,7 +51,7 @@ class Flm(nn.Module):
         if not self.text_scale and has_text.any():
             self.text_mean.copy_(unit[has_text[:, 0]].mean(0))
             length = (unit[has_text[:, 0]] - self.text_mean).pow(2).sum(1).mean().sqrt()
-            self.text_scale.copy_(_TEXT_LENGTH / length.clamp(min=1e-6))
+            self.text_scale.copy_(self.recipe.text_length / length.clamp(min=1e-6))
         return (unit - self.text_mean) * self.text_scale * has_text
 
     def item_factors(self, texts: Tensor, attributes: Tensor, items: Tensor | None = None) -> Tensor:

@@ -35,6 +35,9 @@ class TowerRecipe:
     widening: int = 1  # of the feed-forward layers, in factors
     length: int = 200  # newest events that the tower reads
     dropout: float = 0.4
+    # of text vectors in the head: Adam moves a factor by the learning rate times the sum of |f(x)|, so the longer they
+    # are, the more of an item is its text and the less its residual (docs/model.md)
+    text_length: float = 2.0
     similarity: Literal["inner_product", "cosine"] = "inner_product"
     temperature: float = 1.0  # that scores are divided by
     residual_dropout: float = 0.1  # share of items whose residual is dropped in a step; 1: there are no residuals
@@ -169,7 +172,7 @@ def _tower(size: DataSize) -> TowerRecipe:
     if size.n_events > 500_000:
         return TowerRecipe(batch_size=128, max_epochs=30, evaluate_every=5, dropout=0.2, widening=4)
     if size.n_windows > 5_000:
-        return TowerRecipe(length=50, batch_size=128, max_epochs=16, evaluate_every=2)
+        return TowerRecipe(length=50, text_length=20.0, batch_size=128, max_epochs=28, evaluate_every=4)
     return TowerRecipe()
 
 

@@ -145,7 +145,7 @@ def dense(vectors: pa.ChunkedArray, width: int) -> Floats:
     matrix = np.zeros((len(vectors), width), dtype=np.float32)
     there = vectors.is_valid().to_numpy()
     flat = vectors.drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    matrix[there] = flat.reshape(-1, width)
+    matrix[there] = flat.reshape(int(there.sum()), width)
     return matrix
 
 
