@@ -114,10 +114,9 @@ class Grown:
 def run(spark: SparkSession, cfg: Config) -> None:
     started = time.monotonic()
     store = Lake(spark, cfg.lake)
-    of_items, of_users = (
-        tokenizer_ref(resolve_encoder(name), cfg.text.max_tokens)
-        for name in (cfg.model.encoder, cfg.model.user_encoder or cfg.model.encoder)
-    )
+    of_items = of_users = tokenizer_ref(resolve_encoder(cfg.model.encoder), cfg.text.max_tokens)
+    if cfg.model.user_encoder is not None:
+        of_users = tokenizer_ref(resolve_encoder(cfg.model.user_encoder), cfg.text.max_tokens, "model.user_encoder")
     night = Night(store, cfg, processed.entries(store, STAGE))
     made = [_index(night, entity) for entity in _ENTITIES]
     with ThreadPoolExecutor(3) as pool:

@@ -29,17 +29,18 @@ class TokenizerRef:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def tokenizer_ref(folder: str, max_tokens: int) -> TokenizerRef:
-    """The tokenizer of an encoder. Raises UsageError for a folder without a fast tokenizer."""
+def tokenizer_ref(folder: str, max_tokens: int, key: str = "model.encoder") -> TokenizerRef:
+    """The tokenizer of an encoder. Raises UsageError, naming the key of the configuration, for a folder without a fast
+    tokenizer."""
     from transformers import AutoTokenizer  # takes seconds to import, and only the driver needs it
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"model.encoder: {folder} is no model folder with a tokenizer ({reason}).") from None
+        raise UsageError(f"{key}: {folder} is no model folder with a tokenizer ({reason}).") from None
     if not tokenizer.is_fast:
-        raise UsageError(f"model.encoder: {folder} lacks a fast tokenizer (tokenizer.json); choose another encoder.")
+        raise UsageError(f"{key}: {folder} lacks a fast tokenizer (tokenizer.json); choose another encoder.")
     rust = tokenizer.backend_tokenizer
     rust.no_padding()
     rust.no_truncation()

@@ -44,3 +44,5 @@ def test_the_fingerprint_changes_with_the_length() -> None:
 def test_a_folder_without_a_tokenizer(tmp_path) -> None:
     with pytest.raises(UsageError, match="is no model folder with a tokenizer"):
         tokenizer_ref(str(tmp_path), 12)
+    with pytest.raises(UsageError, match=r"^model\.user_encoder: "):
+        tokenizer_ref(str(tmp_path), 12, "model.user_encoder")
