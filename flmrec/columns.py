@@ -108,7 +108,7 @@ TOKENS = (
 # One row a window of a user's history, oldest event first; all lists have text.sequence_length + 1 entries, padded
 # with 0 on the left. window 0 is the newest. The first entry is context only (0 where the history begins); each other
 # entry that is not 0 is a target, and each event is a target exactly once. event_ts: epoch seconds. No column weight
-# where every event counts alike.
+# where every event counts alike; a column rating ARRAY<FLOAT>, NaN where an event has none, where ratings are learned.
 SEQUENCES = (
     f"{C.USER_IDX} INT, `{C.WINDOW}` INT, {C.ITEM_IDX} ARRAY<INT>, {C.EVENT_TS} ARRAY<BIGINT>, {C.WEIGHT} ARRAY<FLOAT>"
 )
@@ -121,7 +121,8 @@ FEATURE_STATISTICS = (
     "entity STRING, attribute STRING, n BIGINT, mean DOUBLE, std DOUBLE, smallest DOUBLE, largest DOUBLE, "
     "median DOUBLE, log_mean DOUBLE, log_std DOUBLE, categories ARRAY<STRING>"
 )
-VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>, {C.MODEL_VERSION} STRING"
+UNVERSIONED_VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
+VECTORS = f"{UNVERSIONED_VECTORS}, {C.MODEL_VERSION} STRING"
 RECOMMENDATIONS = (
     f"{C.RUN_DATE} DATE, {C.USER} STRING, {C.RANK} INT, {C.ITEM} STRING, {C.SCORE} FLOAT, {C.MODEL_VERSION} STRING, "
     # model, or popular: the user is unknown to the model, the score is the item's number of events

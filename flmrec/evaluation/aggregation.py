@@ -3,13 +3,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark import SparkContext, SparkFiles
+from pyspark import SparkFiles
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -17,7 +16,6 @@ from flmrec.columns import C
 from flmrec.evaluation import lists, statistics
 from flmrec.evaluation.metrics import EMPTY, PER_USER, Bools, Floats, Ints, hit_matrix
 from flmrec.evaluation.truth import ALL, GROUPS, ITEM_SLICES, POSITION, RANKED, SHARE
-from flmrec.scoring import shipping
 
 REPLICATE, TOTAL, WEIGHT = "replicate", "total", "weight"
 SUMS = f"{C.SLICE} STRING, {C.METRIC} STRING, {C.K} INT, {REPLICATE} INT, {TOTAL} DOUBLE, {WEIGHT} DOUBLE"
@@ -27,21 +25,12 @@ WITH_INTERVAL = ("ndcg",)  # metrics that get one
 SMALLEST_GROUP = 30  # users, of whom a mean says something
 
 
-@contextmanager
-def shipped(context: SparkContext, units: np.ndarray) -> Iterator[str]:
-    """The name by which executors find the items' content vectors of length 1, (M, D)."""
-    with shipping.items_prefix() as prefix:
-        file = prefix.with_suffix(".npy")
-        np.save(file, units.astype(np.float32))
-        context.addFile(str(file))
-        yield file.name
-
-
 def sums(ranked: DataFrame, ks: Sequence[int], seed: int, content: str | None = None) -> pd.DataFrame:
     """slice, metric, k, replicate, total, weight: a metric summed over users, and over each bootstrap replicate.
 
     Replicate 0 is the users as they are, so its weight is their number. Some thousand rows, whatever the users.
-    content: what `shipped` gave, for the diversity of the lists; None: it is not measured.
+    content: the name of the items' content vectors of length 1, (M, D), as `shipping.array` gives it, for the diversity
+    of the lists; None: it is not measured.
     """
     parts = ranked.mapInArrow(partial(_sum_partition, ks=tuple(ks), seed=seed, content=content), SUMS)
     summed = parts.groupBy(C.SLICE, C.METRIC, C.K, REPLICATE).agg(
@@ -144,9 +133,10 @@ def _sum_partition(
     units = None if content is None else np.load(SparkFiles.get(content), mmap_mode="r")
     for batch in batches:
         if units is not None:
+            ranked, slices = _lists(batch), dict(_user_slices(batch))
             for k in ks:
-                values = lists.intra_list_diversity(_lists(batch)[:, :k], units)
-                for name, members in _user_slices(batch):
+                values = lists.intra_list_diversity(ranked[:, :k], units)
+                for name, members in slices.items():
                     found[name, "diversity", k] += np.array([[values[members].sum()], [members.sum()]])
         weights = np.ones((batch.num_rows, 1 + REPLICATES))
         weights[:, 1:] = statistics.poisson_weights(batch.column(C.USER_IDX).to_numpy(), REPLICATES, seed)

@@ -31,19 +31,15 @@ class Factors:
 def ranked(truth: DataFrame, model: Factors, k: int, *, exclude_seen: bool) -> Iterator[DataFrame]:
     """`truth` with `ranked` array<int>, the k best positions of each user's list, -1 where there are fewer.
 
-    The frame is persisted and may be used inside the `with` alone. The items travel as a file that Spark ships, so all
-    workers of a machine share one copy.
+    The frame is persisted and may be used inside the `with` alone.
     """
     context = truth.sparkSession.sparkContext
     allow = context.broadcast(model.allow)
-    with shipping.items_prefix() as prefix:
-        file = prefix.with_suffix(".npy")
-        np.save(file, model.items)
-        context.addFile(str(file))
+    with shipping.array(context, model.items) as items:
         users = truth.join(model.users, C.USER_IDX, "left").coalesce(context.defaultParallelism)  # prepared once a task
         fields = [f for f in users.schema.fields if f.name != C.VECTOR]
         schema = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in fields) + f", {RANKED} ARRAY<INT>"
-        work = partial(_rank_partition, items=file.name, allow=allow, k=k, exclude_seen=exclude_seen)
+        work = partial(_rank_partition, items=items, allow=allow, k=k, exclude_seen=exclude_seen)
         frame = users.mapInArrow(work, schema).persist()
         try:
             yield frame

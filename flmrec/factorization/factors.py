@@ -141,8 +141,9 @@ def load_user_side(folder: Path) -> UserSide:
         stated = json.loads(about[ALS])
         closed[ALS] = AlsFactors(arrays[f"items.{ALS}"], AlsSettings(**stated["settings"]), stated["half_life"])
     spreads = {name: arrays[f"spread.{name}"] for name in names}
-    mean_user = {name: arrays[f"mean.{name}"] for name in names}
-    events = float(about["mean_user_events"])
+    # models of flmrec 0.1 before November 2026 have no mean user
+    mean_user = {name: arrays.get(f"mean.{name}", np.zeros(len(spreads[name]), np.float32)) for name in names}
+    events = float(about.get("mean_user_events", 0))
     return UserSide(artifact.load_flm(folder), arrays["tower_items"], closed, spreads, mean_user, events)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark import SparkFiles
+import numpy as np
+from pyspark import SparkContext, SparkFiles
 
 
 @contextmanager
@@ -23,3 +24,13 @@ def items_prefix() -> Iterator[Path]:
             empty = path.with_name(f"{path.name}.empty")
             empty.touch()
             empty.replace(path)  # instead of truncating it: who has it mapped keeps what was there
+
+
+@contextmanager
+def array(context: SparkContext, values: np.ndarray) -> Iterator[str]:
+    """The name by which executors find the array, with `SparkFiles.get`; all workers of a machine share one copy."""
+    with items_prefix() as prefix:
+        file = prefix.with_suffix(".npy")
+        np.save(file, values)
+        context.addFile(str(file))
+        yield file.name

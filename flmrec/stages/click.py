@@ -100,9 +100,7 @@ def _collected(lake: Lake, labelled: DataFrame) -> pd.DataFrame:
 def _items(lake: Lake, cfg: Config, fit: str) -> Items:
     size = matrices.n_items(lake) + 1
     name = table_of(Tables.ITEM_VECTORS, fit)
-    first = lake.read(name).select(F.size(C.VECTOR)).limit(1).collect()
-    width = int(first[0][0]) if first else 0
-    texts = matrices.vectors(lake, name, Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, width)
+    texts = matrices.vectors(lake, name, Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, matrices.width(lake, name))
     attributes = matrices.features(matrices.item_attribute_columns(lake, cfg, size), size)[1]
     return Items.of(texts, attributes)
 

@@ -39,7 +39,6 @@ def run(spark: SparkSession, cfg: Config, fit: str) -> None:
     started = time.monotonic()
     lake = Lake(spark, cfg.lake)
     folder = versions.folder_of(lake, cfg, fit)
-    artifact.check(folder)
     written = []
     tuned = EncoderRef(str(folder), artifact.pooling_of(folder))
     own = cfg.model.user_encoder

@@ -32,6 +32,7 @@ from flmrec.evaluation.ranking import Factors
 from flmrec.evaluation.truth import POSITION, POSITIVE
 from flmrec.lake import Lake, LedgerRow
 from flmrec.model import artifact
+from flmrec.scoring import shipping
 from flmrec.stages import matrices
 
 ALS = "als"
@@ -117,7 +118,7 @@ def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
     known = truths.popularity(truths.history(log, split.TEST)).persist()
     sums: dict[str, pd.DataFrame] = {}
     rows: Rows = []
-    with aggregation.shipped(lake.spark.sparkContext, _content(lake)) as content:
+    with shipping.array(lake.spark.sparkContext, _content(lake)) as content:
         for name, model in _models(lake, cfg, log, known):
             with ranking.ranked(users, model, max(ks), exclude_seen=cfg.scoring.exclude_seen) as ranked:
                 sums[name] = aggregation.sums(ranked, ks, cfg.run.seed, content)
@@ -130,9 +131,8 @@ def _measure(lake: Lake, cfg: Config, log: DataFrame, users: DataFrame) -> Rows:
 def _content(lake: Lake) -> Floats:
     """(M, H) text vectors of length 1 by position, zero for items without text."""
     name, size = table_of(Tables.ITEM_VECTORS, HOLDOUT), matrices.n_items(lake) + 1
-    first = lake.read(name).select(F.size(C.VECTOR)).limit(1).collect()
-    width = int(first[0][0]) if first else 1
-    return lists.unit_rows(matrices.vectors(lake, name, Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, width)[1:])
+    texts = matrices.vectors(lake, name, Tables.ITEM_INDEX, C.ITEM, C.ITEM_IDX, size, matrices.width(lake, name))
+    return lists.unit_rows(texts[1:])
 
 
 def _models(lake: Lake, cfg: Config, log: DataFrame, known: DataFrame) -> Iterator[tuple[str, Factors]]:

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from flmrec import lake as lakes
-from flmrec.columns import FULL, HOLDOUT, C, Tables, table_of
+from flmrec.columns import FULL, HOLDOUT, UNVERSIONED_VECTORS, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.evaluation.gain import ndcg
 from flmrec.factorization import als_driver, prior
@@ -226,4 +226,4 @@ def _item_rows(lake: Lake, vectors: Floats) -> DataFrame:
 
 def _frame(lake: Lake, ids: pa.ChunkedArray, vectors: Floats) -> DataFrame:
     """(id, vector) from the driver's memory."""
-    return lake.spark.createDataFrame(pa.table({C.ID: ids, C.VECTOR: matrices.lists(vectors)}), matrices.VECTORS)
+    return lake.spark.createDataFrame(pa.table({C.ID: ids, C.VECTOR: matrices.lists(vectors)}), UNVERSIONED_VECTORS)

@@ -17,7 +17,6 @@ from flmrec.factorization.histories import Floats, Histories, Ints
 from flmrec.lake import Lake
 from flmrec.model.attributes import AttributeEncoder
 
-VECTORS = f"{C.ID} STRING, {C.VECTOR} ARRAY<FLOAT>"
 _ATTRIBUTES = "attributes"
 _PLACES = 1_000_000  # among which users are drawn
 
@@ -138,6 +137,12 @@ def vectors(lake: Lake, table: str, index: str, id_column: str, idx: str, size: 
     matrix = np.zeros((size, width), dtype=np.float32)
     matrix[_numbers(found, idx)] = dense(found.column(C.VECTOR), width)
     return matrix
+
+
+def width(lake: Lake, table: str) -> int:
+    """Of the vectors of a table; 0 where it has none."""
+    first = lake.read(table).select(F.size(C.VECTOR)).limit(1).collect()
+    return int(first[0][0]) if first else 0
 
 
 def dense(vectors: pa.ChunkedArray, width: int) -> Floats:

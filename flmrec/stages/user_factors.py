@@ -20,10 +20,11 @@ import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from flmrec.columns import C, Tables, table_of
+from flmrec.columns import UNVERSIONED_VECTORS, C, Tables, table_of
 from flmrec.config import Config
 from flmrec.factorization import factors as published
 from flmrec.factorization import prior
+from flmrec.factorization.factors import own_share
 from flmrec.factorization.histories import Floats, Histories
 from flmrec.factorization.prior import Centre, Content, KernelRidge, PriorSettings
 from flmrec.lake import Lake
@@ -78,7 +79,7 @@ def of_all(lake: Lake, cfg: Config, fit: str, folder: Path, events: DataFrame, h
     else:
         users = lake.read(Tables.USER_INDEX).select(C.USER_IDX, F.col(C.USER).alias(C.ID))
     partition = partial(user_partition, folder=str(folder), n_items=histories.n_items, profiles=profiles)
-    return users.join(own, C.USER_IDX, "left").mapInArrow(partition, matrices.VECTORS)
+    return users.join(own, C.USER_IDX, "left").mapInArrow(partition, UNVERSIONED_VECTORS)
 
 
 def _profiles(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histories) -> Profiles | None:
@@ -90,8 +91,8 @@ def _profiles(lake: Lake, cfg: Config, fit: str, folder: Path, histories: Histor
     numbers = lake.spark.createDataFrame(pa.table({C.USER_IDX: pa.array(learned, pa.int32())}))
     described = matrices.described_users(lake, cfg, fit).join(F.broadcast(numbers), C.USER_IDX).orderBy(C.USER_IDX)
     vectors = side.vectors(histories.of_users(learned))
-    first = lake.read(table_of(Tables.USER_VECTORS, fit)).select(F.size(C.VECTOR)).limit(1).collect()
-    return Profiles.learned(described.toArrow(), vectors, int(first[0][0]) if first else 0, cfg.run.seed)
+    width = matrices.width(lake, table_of(Tables.USER_VECTORS, fit))
+    return Profiles.learned(described.toArrow(), vectors, width, cfg.run.seed)
 
 
 def user_partition(
@@ -106,9 +107,22 @@ def user_partition(
             continue
         side = side or published.load_user_side(Path(folder))
         rows = pa.Table.from_batches([batch])
-        said = profiles.predict(rows) if profiles is not None else None
-        vectors = side.vectors(_histories(rows, n_items), said)
+        histories = _histories(rows, n_items)
+        said = _said(profiles, rows, own_share(histories.lengths, side.mean_user_events)) if profiles else None
+        vectors = side.vectors(histories, said)
         yield pa.RecordBatch.from_pydict({C.ID: batch.column(C.ID), C.VECTOR: matrices.lists(vectors)})
+
+
+def _said(profiles: Profiles, rows: pa.Table, share: Floats) -> Floats | None:
+    """(rows, d) of the users whose own vector is not all of theirs (share below 1), zero for the others; None where
+    there are none."""
+    lacking = np.flatnonzero(share < 1)
+    if not len(lacking):
+        return None
+    predicted = profiles.predict(rows.take(lacking))
+    said = np.zeros((len(rows), predicted.shape[1]), dtype=np.float32)
+    said[lacking] = predicted
+    return said
 
 
 def _histories(rows: pa.Table, n_items: int) -> Histories:

@@ -114,7 +114,8 @@ class NextItem:
         factors = self.flm.item_factors(self.texts_of_steps[items], self.attributes[items], items)
         known = torch.zeros(len(history), len(items), dtype=torch.bool, device=history.device)
         known.scatter_(1, torch.cat([of_history, of_targets], 1), True)
-        owners, weights = present.nonzero()[:, 0], said[0][present]
+        weights, *ratings = (of[present] for of in said)
+        owners = present.nonzero()[:, 0]
         alike = bool((weights == weights[0]).all())
         parts = without_padding(lengths, _LENGTH_GROUPS if history.device.type == "cpu" else 1)
 
@@ -137,7 +138,7 @@ class NextItem:
                     n_items=len(self.texts) - 1,
                     whole=not self.recipe.negatives,
                     weights=None if alike else weights,
-                    ratings=said[1][present] if len(said) > 1 else None,
+                    ratings=ratings[0] if ratings else None,
                     to_rating=self.flm.to_rating,
                     bf16=self.bf16,
                 ),

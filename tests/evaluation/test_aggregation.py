@@ -6,6 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 from flmrec.columns import C
 from flmrec.evaluation import aggregation, truth
 from flmrec.evaluation.aggregation import REPLICATE, TOTAL, WEIGHT
+from flmrec.scoring import shipping
 
 LISTS = [*truth.ITEM_SLICES, truth.RANKED]
 SCHEMA = ", ".join([f"{C.USER_IDX} INT", *(f"{name} ARRAY<INT>" for name in LISTS), "groups ARRAY<STRING>"])
@@ -68,7 +69,7 @@ def test_means_bring_intervals_and_our_lead_on_the_same_users(ranked: DataFrame,
 
 def test_diversity_is_that_of_the_lists_by_slice(ranked: DataFrame) -> None:
     units = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]])
-    with aggregation.shipped(ranked.sparkSession.sparkContext, units) as content:
+    with shipping.array(ranked.sparkSession.sparkContext, units) as content:
         found = aggregation.sums(ranked, [2, 4], seed=0, content=content)
     assert value(found, "all", "diversity", 2) == (pytest.approx(1 + 1 + 0), 3.0)  # items 1 and 2; 3 and 2; none
     assert value(found, "all", "diversity", 4) == (pytest.approx(1 + 7 / 6 + 0), 3.0)
