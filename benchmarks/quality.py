@@ -81,7 +81,8 @@ def main() -> int:
             results |= found
             _write(out, results)
             for key, result in found.items():
-                print(f"{key}: NDCG@10 {result['ndcg']:.4f}, {result['seconds']:.0f} s", flush=True)
+                chosen = result["settings"] or ""
+                print(f"{key}: NDCG@10 {result['ndcg']:.4f}, {result['seconds']:.0f} s {chosen}", flush=True)
     table.write(results, work, Path(__file__).parent / "RESULTS.md")
     return 0
 

@@ -1,7 +1,7 @@
 """Peers for cold items: what the text of an item says, by the frozen default encoder, brought to users' histories."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from benchmarks.peers.scoring import Model, Scorer
 from flmrec.model.encoder import resolve_encoder
 
 _BATCH, _TOKENS = 64, 64
+_ease_weights = lru_cache(1)(linear.ease_weights)  # a grid goes through all `l2` of one `ease_l2`
 
 
 def chance(log: Log, *, seed: int) -> Model:
@@ -40,7 +41,7 @@ def ridge(log: Log, *, tags: bool, l2: float, ease_l2: float) -> Model:
         features = np.hstack([features, _tags(log)])
     features = features - features[known].mean(axis=0)
     x = features[known]
-    weights = linear.ease_weights(log, ease_l2)  # (n_items, n_items), column = how histories score that item
+    weights = _ease_weights(log, ease_l2)  # (n_items, n_items), column = how histories score that item
     solved = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ weights[:, known].T)  # (F, n_items)
     return linear.from_history(log, (features @ solved).T.astype(np.float32))
 

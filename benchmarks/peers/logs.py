@@ -16,7 +16,7 @@ import scipy.sparse as sp
 PUBLISHED, HASH = "published", "hash"  # how events of one user at one time are ordered: as published, or by a hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Log:
     """Events ordered by user, then time, then ties."""
 

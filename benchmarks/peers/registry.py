@@ -13,6 +13,7 @@ from benchmarks.peers.scoring import Model, Scorer, ndcg
 HALF_LIVES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
 HALF_LIVES_DAYS = (3.0, 10.0, 30.0, 100.0, 300.0)  # of popularity
 _MANY_EVENTS = 500_000
+_RIDGE = {"ease_l2": [30.0, 100.0, 300.0, 1000.0], "l2": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]}
 _LONG = 100  # events a user on average, from which SASRec tries windows of 200 too
 
 
@@ -41,12 +42,8 @@ WARM = {
 COLD = {
     "chance": Peer(cold.chance, half_lives=(), seeded=True),
     "text centroid": Peer(cold.centroid),
-    "ridge, text": Peer(
-        partial(cold.ridge, tags=False), {"ease_l2": [100.0, 300.0, 1000.0], "l2": [1.0, 3.0, 10.0, 30.0]}
-    ),
-    "ridge, text and tags": Peer(
-        partial(cold.ridge, tags=True), {"ease_l2": [100.0, 300.0, 1000.0], "l2": [1.0, 3.0, 10.0, 30.0]}
-    ),
+    "ridge, text": Peer(partial(cold.ridge, tags=False), _RIDGE),
+    "ridge, text and tags": Peer(partial(cold.ridge, tags=True), _RIDGE),
 }
 PEERS = {"leave_one_out": WARM, "item_cold": COLD}
 SASREC = "SASRec"
