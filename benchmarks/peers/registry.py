@@ -13,7 +13,7 @@ from benchmarks.peers.scoring import Model, Scorer, ndcg
 HALF_LIVES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)  # events
 HALF_LIVES_DAYS = (3.0, 10.0, 30.0, 100.0, 300.0)  # of popularity
 _MANY_EVENTS = 500_000
-_RIDGE = {"ease_l2": [30.0, 100.0, 300.0, 1000.0], "l2": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]}
+_RIDGE = {"ease_l2": [3.0, 10.0, 30.0, 100.0, 300.0, 1000.0], "l2": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]}
 _LONG = 100  # events a user on average, from which SASRec tries windows of 200 too
 
 
