@@ -16,7 +16,7 @@ import scipy.sparse as sp
 PUBLISHED, HASH = "published", "hash"  # how events of one user at one time are ordered: as published, or by a hash
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # the same log is the same object: it may be the key of a cache
 class Log:
     """Events ordered by user, then time, then ties."""
 
