@@ -13,12 +13,13 @@ from benchmarks.peers.logs import Log, Task
 from benchmarks.peers.scoring import Scorer, ndcg
 
 DIM, BLOCKS, HEADS, RATE, BATCH = 64, 2, 2, 1e-3, 64
+CHUNK = 512  # states whose scores are held at a time
 CHECK_EVERY, PATIENCE, MAX_EPOCHS = 5, 4, 200  # epochs; checks without a gain
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class SasRec(nn.Module):
-    """Items are 1..n_items, 0 is padding on the left."""
+    """Items are 1..n_items, 0 is padding on the right."""
 
     def __init__(self, n_items: int, length: int, dropout: float) -> None:
         super().__init__()
@@ -34,13 +35,11 @@ class SasRec(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """history (B, L) int64 -> (B, L, DIM), the state after each event."""
         width = history.shape[1]
-        places = torch.arange(width - 1, -1, -1, device=history.device)
+        steps = torch.arange(width, device=history.device)
+        places = ((history > 0).sum(1, keepdim=True) - 1 - steps).clamp(min=0)
         x = self.dropout(self.items(history) * DIM**0.5 + self.positions(places))
-        itself = torch.eye(width, dtype=torch.bool, device=history.device)
-        later = torch.ones_like(itself).triu(1)
-        padding = (history == 0)[:, None, :] & ~itself  # a place always sees itself
-        mask = (later | padding).repeat_interleave(HEADS, dim=0)
-        return self.blocks(x, mask=mask)
+        later = torch.ones(width, width, dtype=torch.bool, device=history.device).triu(1)
+        return self.blocks(x, mask=later, is_causal=True)  # padding lies behind the events, which do not see it
 
 
 def epochs_by_validation(task: Task, *, length: int, dropout: float, seed: int) -> tuple[float, int]:
@@ -75,13 +74,20 @@ def _epochs(log: Log, length: int, dropout: float, seed: int) -> Iterator[SasRec
         windows = [_window(h, length + 1, rng) for h in histories]
         for batch in _batches(windows, rng):
             rows = _padded([windows[i] for i in batch])
-            inputs, targets = rows[:, :-1], rows[:, 1:]
-            states = model(inputs)[targets > 0]
-            loss = F.cross_entropy(states @ model.items.weight[1:].T, targets[targets > 0] - 1)
+            targets = rows[:, 1:]
+            states = model(rows[:, :-1] * (targets > 0))[targets > 0]
             optimizer.zero_grad()
-            loss.backward()
+            _backward(states, model.items.weight, targets[targets > 0] - 1)
             optimizer.step()
         yield model
+
+
+def _backward(states: Tensor, items: Tensor, targets: Tensor) -> None:
+    """Gradients of the mean cross-entropy, some states at a time: their scores stay in the processor's cache."""
+    parts = [part.detach().requires_grad_() for part in states.split(CHUNK)]
+    for part, target in zip(parts, targets.split(CHUNK), strict=True):
+        (F.cross_entropy(part @ items[1:].T, target, reduction="sum") / len(targets)).backward()
+    states.backward(torch.cat([part.grad for part in parts if part.grad is not None]))
 
 
 def _histories(log: Log) -> list[np.ndarray]:
@@ -107,7 +113,7 @@ def _batches(windows: list[np.ndarray], rng: np.random.Generator) -> list[np.nda
 
 def _padded(rows: list[np.ndarray]) -> Tensor:
     width = max(map(len, rows))
-    return torch.from_numpy(np.stack([np.pad(row, (width - len(row), 0)) for row in rows])).to(DEVICE)
+    return torch.from_numpy(np.stack([np.pad(row, (0, width - len(row))) for row in rows])).to(DEVICE)
 
 
 def _scorer(model: SasRec, log: Log) -> Scorer:
@@ -117,6 +123,8 @@ def _scorer(model: SasRec, log: Log) -> Scorer:
     def score(users: np.ndarray) -> np.ndarray:
         model.eval()
         recent = _padded([histories[u][-model.length :] if len(histories[u]) else np.zeros(1, np.int64) for u in users])
-        return (model(recent)[:, -1] @ model.items.weight[1:].T).cpu().numpy()
+        newest = (recent > 0).sum(1).sub(1).clamp(min=0)
+        states = model(recent)[torch.arange(len(recent), device=DEVICE), newest]
+        return (states @ model.items.weight[1:].T).cpu().numpy()
 
     return score
