@@ -49,6 +49,7 @@ def epochs_by_validation(task: Task, *, length: int, dropout: float, seed: int) 
         if epoch % CHECK_EVERY:
             continue
         value = ndcg(task, _scorer(model, task.train))
+        print(f"  windows of {length}, epoch {epoch}: NDCG@10 on validation {value:.4f}", flush=True)
         checks_since = 0 if value > best else checks_since + 1
         if value > best:
             best, best_epochs = value, epoch
