@@ -1,12 +1,13 @@
-"""What one rank does on a GPU: encode all texts, and train one fit, beside sentence-transformers on the same device.
+"""What one rank does on a GPU: encode all texts, score users, and train one fit, beside sentence-transformers on the
+same device.
 
     .venv/bin/python jobs/ingest.py --config CONF lake.root=LAKE ; .venv/bin/python jobs/tokenize.py ... (the same)
     .venv/bin/python benchmarks/gpu.py pack --config CONF --out FOLDER lake.root=LAKE
     python benchmarks/gpu.py run FOLDER
 
 `pack` needs Spark and leaves in FOLDER all that the holdout fit's ranks read. `run` needs no Spark and no Java: torch,
-transformers, pyarrow, safetensors, tokenizers, pydantic; sentence-transformers where it is installed. It trains by the
-inline launcher's communicator and the Arrow reader, on the GPU where there is one, and prints seconds and what
+transformers, pyarrow, safetensors, tokenizers, pydantic, numba; sentence-transformers where it is installed. It trains
+by the inline launcher's communicator and the Arrow reader, on the GPU where there is one, and prints seconds and what
 validation gives after each epoch. Texts are decoded from the tokens for the peer, which tokenizes them inside its time.
 """
 
@@ -31,6 +32,9 @@ from benchmarks import machine
 from flmrec.model import encoder as encoders
 from flmrec.model.encoder import DEFAULT_ENCODER, TuningOptions, encode_rows, load_encoder, resolve_encoder
 from flmrec.model.recipe import AlignmentRecipe, LinearRecipe, Recipe, TowerRecipe
+from flmrec.scoring import gpu
+from flmrec.scoring.items import prepare
+from flmrec.scoring.topk import has_fast_int8, search
 from flmrec.training import reader
 from flmrec.training.comm import SingleCommunicator, own_device
 from flmrec.training.inputs import Texts
@@ -83,6 +87,7 @@ def run(folder: Path) -> None:
     )
     texts, device = Texts.read(tokens, kept["n_items"]), own_device(0)
     own_rates(texts, device)
+    scoring_rates(device)
     made = kept["recipe"]
     plan = Recipe(
         tower=TowerRecipe(**made["tower"]), alignment=AlignmentRecipe(**made["alignment"]),
@@ -113,6 +118,19 @@ def own_rates(texts: Texts, device: torch.device) -> None:
         name = "bf16" if bf16 else "float32"
         print(f"encode, {tokens} tokens a batch, {name}: {len(ids) / seconds:,.0f} texts/s", flush=True)
     encoders._BATCH_TOKENS[device.type] = kept
+
+
+def scoring_rates(device: torch.device) -> None:
+    """Users a second of the scoring kernel by the products of the device and by those of the processor, k = 100; the
+    second of two passes."""
+    rng = np.random.default_rng(0)
+    for n_users, n_items in ((8_192, 100_000), (1_024, 1_000_000)):
+        users, factors = (rng.standard_normal((n, 128), dtype=np.float32) for n in (n_users, n_items))
+        items = prepare(factors, allow=None, codes=has_fast_int8(), threads=torch.get_num_threads())
+        for name, those in (("processor", items), (device.type, gpu.placed(items, device))):
+            for _ in range(2):
+                seconds, found = timed(lambda i=those, u=users: search(i, u, 100, threads=torch.get_num_threads()))  # type: ignore[misc]
+            print(f"score, {n_items:,} items, {name}: {n_users / seconds:,.0f} users/s, {found[0].sum()}", flush=True)
 
 
 def peer_rates(texts: Texts, device: torch.device) -> None:

@@ -23,6 +23,7 @@ from flmrec.scoring.files import open_factors, path_of
 from flmrec.scoring.items import Floats, prepare
 from flmrec.scoring.topk import has_fast_int8
 from flmrec.scoring.worker import SEEN, SEGMENT, Job
+from flmrec.training.comm import task_device
 
 POSITION = "position"
 _USERS_PER_TASK = 10_000
@@ -132,7 +133,7 @@ def audience(factors: DataFrame, histories: DataFrame, segments: DataFrame | Non
 
 
 def _recommend_partition(batches: Iterator[pa.RecordBatch], shipped: str, job: Job) -> Iterator[pa.RecordBatch]:
-    return worker.recommend(batches, Path(SparkFiles.getRootDirectory()) / shipped, job)
+    return worker.recommend(batches, Path(SparkFiles.getRootDirectory()) / shipped, job, task_device())
 
 
 def _write(prefix: Path, files: Sequence[str]) -> Catalogue:

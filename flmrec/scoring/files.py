@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flmrec.scoring.items import Floats, Items
 
-_SMALL = [f.name for f in fields(Items) if f.name not in ("factors", "codes", "hidden")]
+_SMALL = [f.name for f in fields(Items) if f.name not in ("factors", "codes", "hidden", "on_gpu")]
 
 
 class RowsOnDisk(threading.local):
@@ -66,7 +66,7 @@ def open_items(prefix: Path) -> tuple[Items, pa.Array, dict[str, NDArray[Any]]]:
     coded = path_of(prefix, "codes").stat().st_size > 0
     codes = RowsOnDisk(path_of(prefix, "codes"), dim, np.int8) if coded else None
     factors = open_factors(prefix, m, dim)
-    small = {name: arrays.pop(name) for name in _SMALL}
+    small: dict[str, Any] = {name: arrays.pop(name) for name in _SMALL}
     with pa.memory_map(str(path_of(prefix, "ids"))) as source:
         ids = pa.ipc.open_file(source).get_batch(0).column(0)
     return Items(factors=factors, codes=codes, **small), ids, arrays

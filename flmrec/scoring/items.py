@@ -41,6 +41,7 @@ class Items:
     rounding: Floats  # (groups,) what float32 arithmetic adds to the error
     reach: Floats  # (groups,) largest norm of w from this group to the end
     hidden: NDArray[np.bool_] | None = None  # (p,) positions that cannot be found for now
+    on_gpu: torch.Tensor | None = None  # (p, d) float32 v - mean by position, where a GPU multiplies
 
     def __len__(self) -> int:
         return len(self.order)

@@ -16,8 +16,8 @@ The result is that of computing every score in float32 and sorting by score desc
 Where the bounds are so loose that too many items are left for a user (factors far from uniform in their coordinates),
 the user is searched again with float32 products, and where even that leaves too many (ties by the thousand), with
 every score. Speed changes, the result does not. Processors without 8-bit dot products (AVX-512 VNNI, AMX) start with
-float32. What one user costs: 2 m d operations in 8 bits, a pass over m scores, and a selection that grows with
-log(m / k); docs/scale.md has the figures.
+float32; on a GPU (flmrec/scoring/gpu.py) all products are float32, and step 3 is the same. What one user costs: 2 m d
+operations in 8 bits, a pass over m scores, and a selection that grows with log(m / k); docs/scale.md has the figures.
 """
 
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from flmrec.errors import DataContractError, UsageError
+from flmrec.scoring import gpu
 from flmrec.scoring.items import SAFE, TINY, Floats, Items, in_threads, prepare, refuse_bad
 from flmrec.scoring.selection import GROUP, NEVER, collect, flatten, hide_excluded
 
@@ -75,7 +76,10 @@ def search(
     n = len(user_factors)
     refuse_bad(np.linalg.norm(user_factors, axis=1), "user_factors", np.arange(n))
     indptr, excluded = (np.zeros(n + 1, np.int64), np.zeros(0, np.int32)) if exclude is None else exclude
-    walked = _tile_users(k) * min(_TILES, max(n // (_tile_users(k) * threads), 1))
+    if items.on_gpu is None:
+        walked = _tile_users(k) * min(_TILES, max(n // (_tile_users(k) * threads), 1))
+    else:
+        walked, threads = gpu.users_at_a_time(len(items)), 1
     bounds = [*range(0, n, walked), n]
     if allowed is not None:
         items = _restricted(items, allowed)
@@ -84,7 +88,10 @@ def search(
         first, end = span
         positions = items.position.take(excluded[indptr[first] : indptr[end]])
         own = _sorted_rows(np.asarray(indptr[first : end + 1] - indptr[first], dtype=np.int64), positions)
-        return _search_users(items, np.ascontiguousarray(user_factors[first:end]), k, own, items.codes is not None)
+        users = np.ascontiguousarray(user_factors[first:end])
+        if items.on_gpu is not None:
+            return _search_on_gpu(items, users, k, own)
+        return _search_users(items, users, k, own, items.codes is not None)
 
     keys = in_threads(walk, pairwise(bounds), threads)
     return unpack(np.concatenate(keys) if keys else np.zeros((0, k), np.int64))
@@ -161,10 +168,20 @@ def _search_users(items: Items, users: Floats, k: int, excluded: Exclude, coded:
     return best
 
 
+def _search_on_gpu(items: Items, users: Floats, k: int, excluded: Exclude) -> NDArray[np.int64]:
+    """Keys (n, k) of the users' lists, by the products of all items."""
+    rows, positions, overflowed = gpu.candidates(items, users, k, excluded, most=_places(k))
+    found = items.order[positions]
+    best = _best_of_each(rows, pack(_scores(users, rows, items.factors, found), found), len(users), k)
+    for row in overflowed:
+        best[row] = _every_score(items, users[row : row + 1], k, _rows_of(excluded, np.array([row]))[1])
+    return best
+
+
 def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -> _Reservoir:
     """Walks the items in blocks and keeps what may belong to the users' lists."""
     n, p = len(users), len(items)
-    reservoir = _Reservoir.empty(n, 8 * k + 16 * GROUP)
+    reservoir = _Reservoir.empty(n, _places(k))
     sides, bounds = _encode_users(users, coded)
     sizes = (items.step, items.length, items.error) if coded else _float_sizes(items)
     tiles = np.split(np.arange(n), range(_tile_users(k), n, _tile_users(k)))
@@ -189,6 +206,11 @@ def _scan(items: Items, users: Floats, k: int, excluded: Exclude, coded: bool) -
             maxima = scores.view(len(rows), -1, GROUP).amax(2).numpy()  # in vectors, where Numba compares one by one
             collect(rows, maxima, tile, first, bounds, of_groups, reservoir.arrays(), k, np.float32(lowest))
     return reservoir
+
+
+def _places(k: int) -> int:
+    """Items that may be left for a user's list."""
+    return 8 * k + 16 * GROUP
 
 
 def _tile_users(k: int) -> int:

@@ -3,15 +3,17 @@
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from flmrec.columns import C
-from flmrec.scoring import ann, exploration, reasons
+from flmrec.scoring import ann, exploration, gpu, reasons
 from flmrec.scoring.files import open_items
 from flmrec.scoring.items import Floats, Items, refuse_bad
 from flmrec.scoring.rules import Rules, choose
@@ -53,13 +55,21 @@ class _List:
     n_new: int = 0  # the last so many are there because they are new
 
 
-def recommend(batches: Iterator[pa.RecordBatch], prefix: Path, job: Job) -> Iterator[pa.RecordBatch]:
+def recommend(
+    batches: Iterator[pa.RecordBatch], prefix: Path, job: Job, device: torch.device
+) -> Iterator[pa.RecordBatch]:
     """Batches of (user_id, vector, segment, seen) -> recommendations, one row a user and rank."""
-    items, ids, about = open_items(prefix)
+    items, ids, about = _open(prefix, device)
     for batch in batches:
         if batch.num_rows:
             lists = _lists(batch, items, about, job, prefix)
             yield _rows(batch, lists, ids, items.factors, job)
+
+
+@lru_cache(maxsize=1)
+def _open(prefix: Path, device: torch.device) -> tuple[Items, pa.Array, dict[str, Any]]:
+    items, ids, about = open_items(prefix)
+    return gpu.placed(items, device), ids, about
 
 
 def _lists(batch: pa.RecordBatch, items: Items, about: dict[str, Any], job: Job, prefix: Path) -> list[_List]:

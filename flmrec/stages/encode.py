@@ -75,12 +75,12 @@ def encode_partition(
 
     from flmrec.model.compression import quantized
     from flmrec.model.encoder import bf16_is_fast, encode_rows, load_encoder
-    from flmrec.training.comm import own_device
+    from flmrec.training.comm import task_device
     from flmrec.training.reader import padded
 
     torch.set_num_threads(1)  # a task has one core
     encoder = None
-    device = own_device(task_place())
+    device = task_device()
     int8 = int8 and device.type == "cpu"
     bf16 = bf16_is_fast(device) and not int8
     for batch in batches:
@@ -94,14 +94,6 @@ def encode_partition(
             pa.array(np.arange(len(vectors) + 1) * vectors.shape[1], pa.int32()), pa.array(vectors.ravel())
         )
         yield pa.RecordBatch.from_arrays([batch.column(C.CONTENT_HASH), values], [C.CONTENT_HASH, C.VECTOR])
-
-
-def task_place() -> int:
-    """The number of this task among those that run, to choose among several GPUs."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    return context.partitionId() if context is not None else 0
 
 
 def _tasks(spark: SparkSession) -> int:

@@ -37,7 +37,7 @@ from flmrec.model import cross_encoder
 from flmrec.progress import console
 from flmrec.scoring.topk import top_k
 from flmrec.scoring.worker import MODEL
-from flmrec.stages import encode, finetune, matrices, preparation, versions
+from flmrec.stages import finetune, matrices, preparation, versions
 from flmrec.text.tokenization import tokenizer_ref
 from flmrec.training import checkpoint, reader
 from flmrec.training.cross_encoder import CrossJob, train
@@ -281,7 +281,7 @@ def score_partition(
     """For mapInArrow: (pair, item_idx) to (pair, score); the model is loaded once, and not where there is no pair."""
     import torch
 
-    from flmrec.training.comm import own_device
+    from flmrec.training.comm import task_device
 
     torch.set_num_threads(1)  # a task has one core
     loaded = None
@@ -289,7 +289,7 @@ def score_partition(
         if not batch.num_rows:
             continue
         if loaded is None:
-            device = own_device(encode.task_place())
+            device = task_device()
             loaded = cross_encoder.load(Path(folder)).to(device), Texts.read(item_tokens, n_items)
         model, texts = loaded
         for first in range(0, batch.num_rows, _TASK_ROWS):

@@ -205,6 +205,14 @@ def own_device(local_rank: int) -> torch.device:
     return device
 
 
+def task_device() -> torch.device:
+    """The GPU of this Spark task, by the number of its partition; the CPU where the machine has none."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return own_device(context.partitionId() if context is not None else 0)
+
+
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Groups of one dtype and about _BUCKET_BYTES (a larger tensor alone), the same on every rank."""
     by_dtype: dict[torch.dtype, list[Tensor]] = {}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flmrec.errors import DataContractError, UsageError
+from flmrec.scoring import gpu
 from flmrec.scoring.items import prepare
 from flmrec.scoring.topk import search, top_k
 
@@ -105,6 +106,32 @@ def test_float32_products_give_the_same_as_8_bits(kind: str) -> None:
     )
     np.testing.assert_array_equal(in_8_bits[0], in_float32[0])
     np.testing.assert_array_equal(in_8_bits[1], in_float32[1])
+
+
+@pytest.mark.parametrize("allowed", [None, np.arange(0, 9_000, 7)], ids=["all", "some"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_a_gpu_give_the_same_as_8_bits(
+    kind: str, allowed: np.ndarray | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the steps of a GPU, on one where there is one; users by sevens."""
+    monkeypatch.setattr(gpu, "_SCORES", 7 * 9_000)
+    users, items = factors(kind, 40, 9_000, 24, seed=5)
+    rng = np.random.default_rng(6)
+    exclude, allow = exclusions(40, 9_000, 60, rng), rng.random(9_000) < 0.9
+    prepared = prepare(items, allow=allow, codes=True, threads=1)
+    on_gpu = gpu.moved(prepared, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    in_8_bits, by_gpu = (search(those, users, 15, exclude=exclude, allowed=allowed) for those in (prepared, on_gpu))
+    np.testing.assert_array_equal(by_gpu[0], in_8_bits[0])
+    np.testing.assert_array_equal(by_gpu[1], in_8_bits[1])
+
+
+def test_a_gpu_that_lists_more_items_than_there_are() -> None:
+    users, items = factors("normal", 4, 50, 8, seed=5)
+    exclude = exclusions(4, 50, 60, np.random.default_rng(6))
+    on_gpu = gpu.moved(prepare(items, allow=None, codes=True, threads=1), torch.device("cpu"))
+    got, want = search(on_gpu, users, 70, exclude=exclude), plain(users, items, 70, exclude)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
 
 
 def test_threads_that_come_later_have_the_number_that_was_set() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from flmrec.errors import DataContractError
 from flmrec.scoring import ann, files, worker
@@ -45,7 +46,7 @@ def batch(users: np.ndarray = USERS, seen: list[list[int]] = SEEN, segment: str 
 def lists(prefix: Path, users: pa.RecordBatch, **job: Any) -> list[list[int]]:
     settings = {"rules": Rules(k=10), "popular": {"": np.zeros(0, np.int32)}} | job
     made = Job(run_date=dt.date(2024, 5, 1), model_version="v1", dim=DIM, **settings)
-    (rows,) = worker.recommend(iter([users]), prefix, made)
+    (rows,) = worker.recommend(iter([users]), prefix, made, torch.device("cpu"))
     found: list[list[int]] = [[] for _ in range(users.num_rows)]
     for user, item in zip(rows.column("user_id").to_pylist(), rows.column("item_id").to_pylist(), strict=True):
         found[int(user[1:])].append(int(item[1:]))
