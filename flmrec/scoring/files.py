@@ -9,7 +9,6 @@ ids      the item ids, an Arrow column, memory-mapped
 import os
 import threading
 from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,8 @@ def save(prefix: Path, items: Items, ids: pa.Array, about: dict[str, NDArray[Any
     return ["factors", "codes", "ids", *(f"{name}.npy" for name in arrays)]
 
 
-@lru_cache(maxsize=1)
 def open_items(prefix: Path) -> tuple[Items, pa.Array, dict[str, NDArray[Any]]]:
-    """(items, ids (m,), about) as `save` wrote them. A process keeps the last ones open."""
+    """(items, ids (m,), about) as `save` wrote them."""
     arrays = {  # mode c: as for the factors
         path.stem.removeprefix(f"{prefix.name}-"): np.asarray(np.load(path, mmap_mode="c"))
         for path in prefix.parent.glob(f"{prefix.name}-*.npy")

@@ -68,6 +68,7 @@ def recommend(
 
 @lru_cache(maxsize=1)
 def _open(prefix: Path, device: torch.device) -> tuple[Items, pa.Array, dict[str, Any]]:
+    """What `ship` left, the items on this device. A process keeps the last ones open."""
     items, ids, about = open_items(prefix)
     return gpu.placed(items, device), ids, about
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flmrec.errors import DataContractError, UsageError
 from flmrec.scoring import gpu
 from flmrec.scoring.items import prepare
+from flmrec.scoring.selection import GROUP
 from flmrec.scoring.topk import search, top_k
 
 KINDS = ("normal", "tied", "clustered", "skewed", "cone", "one_coordinate", "zero")
@@ -132,6 +133,14 @@ def test_a_gpu_that_lists_more_items_than_there_are() -> None:
     got, want = search(on_gpu, users, 70, exclude=exclude), plain(users, items, 70, exclude)
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_one_long_item_does_not_loosen_what_a_gpu_leaves_of_the_others() -> None:
+    users, items = factors("normal", 20, 9_000, 24, seed=5)
+    items[17] *= 1e4
+    on_gpu = gpu.moved(prepare(items, allow=None, codes=False, threads=1), torch.device("cpu"))
+    rows, _, overflowed = gpu.candidates(on_gpu, users, 15, (np.zeros(21, np.int64), np.zeros(0, np.int32)), most=700)
+    assert not len(overflowed) and np.bincount(rows).max() <= 15 + 2 * GROUP
 
 
 def test_threads_that_come_later_have_the_number_that_was_set() -> None:
